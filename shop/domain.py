@@ -1,0 +1,76 @@
+"""What is true of an order, whatever stores it: its parts, its states, and how it may move between them."""
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+SKU_MAX_LENGTH: Final = 64
+QUANTITY_MAX: Final = 1_000_000
+TEXT_MAX_LENGTH: Final = 255
+
+
+class Status(StrEnum):
+    """Where an order is. All but `queued` are final, except that a confirmed order can be cancelled."""
+
+    QUEUED = "queued"
+    CONFIRMED = "confirmed"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class ReasonCode(StrEnum):
+    """Why an order was rejected or failed."""
+
+    INSUFFICIENT_STOCK = "insufficient_stock"
+    UNKNOWN_SKU = "unknown_sku"
+    TOO_MANY_ATTEMPTS = "too_many_attempts"
+
+
+class Line(msgspec.Struct, frozen=True, array_like=True):
+    """So many units of one SKU. On the wire inside the system: `[sku, quantity]`."""
+
+    sku: str
+    quantity: int
+
+
+class LineShortage(msgspec.Struct, frozen=True):
+    """A line that could not be had: how many units were asked for, and how many were free to sell."""
+
+    sku: str
+    requested: int
+    available: int
+
+
+class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why an order ended without being confirmed; `lines` names what was short or unknown."""
+
+    code: ReasonCode
+    lines: tuple[LineShortage, ...] = ()
+    detail: str = ""
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """An accepted order as it travels through queue, worker and stores.
+
+    `id`: UUID text derived from client and idempotency key. `lines`: each SKU once, repeated ones summed, in
+    the order the client first named them. `fingerprint`: hex digest of what the order means.
+    `accepted_at_ms`: Unix time.
+    """
+
+    id: str
+    client: str
+    lines: tuple[Line, ...]
+    fingerprint: str
+    accepted_at_ms: int
+    customer: str | None = None
+    reference: str | None = None
+
+
+def summed(lines: list[Line]) -> tuple[Line, ...]:
+    """One line per SKU: repeated SKUs count as their sum, at the place where they were first named."""
+    totals: dict[str, int] = {}
+    for line in lines:
+        totals[line.sku] = totals.get(line.sku, 0) + line.quantity
+    return tuple(Line(sku, quantity) for sku, quantity in totals.items())
