@@ -67,6 +67,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     customer: str | None = None
     reference: str | None = None
 
+    @property
+    def skus(self) -> list[str]:
+        """The SKUs it names, each once."""
+        return [line.sku for line in self.lines]
+
 
 def summed(lines: list[Line]) -> tuple[Line, ...]:
     """One line per SKU: repeated SKUs count as their sum, at the place where they were first named."""

@@ -1,0 +1,128 @@
+"""The books: what PostgreSQL decides about orders. A row, once written, is the truth; Redis follows it."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+from django.db import DataError, IntegrityError
+from psycopg.errors import CheckViolation, NotNullViolation
+
+from shop.domain import LineShortage, Order, Reason, ReasonCode, Status
+from shop.stores import rows, store_faults
+
+_json = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What is to be written about an order. `token`: of the reservation that a confirmed order spends, else ''."""
+
+    order: Order
+    status: Status
+    token: str = ""
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """What the books say about an order, whoever wrote it."""
+
+    status: Status
+    token: str
+    reason: Reason | None
+
+
+class Refused(Exception):
+    """The books will not take a decision: more units than are on sale, a SKU that does not exist, or unstorable text."""
+
+
+def record(decisions: Sequence[Decision]) -> dict[str, Recorded]:
+    """Write decisions in one transaction: all, or none and `Refused`.
+
+    An order that has a row already keeps it, and its row is what is returned: of two workers with one order, the second
+    learns what the first decided. Raises `StoreUnavailable` with nothing known; asking again is safe.
+    """
+    ordered = sorted(decisions, key=lambda decision: decision.order.id)
+    with store_faults():
+        try:
+            fresh = {str(row[0]) for row in rows("persist", **_parameters(ordered))}
+        except (IntegrityError, DataError) as error:
+            if isinstance(error.__cause__, CheckViolation | NotNullViolation) or isinstance(error, DataError):
+                raise Refused(str(error)) from error
+            raise
+        known = recorded([d.order.id for d in ordered if d.order.id not in fresh])
+    return known | {
+        d.order.id: Recorded(status=d.status, token=d.token, reason=d.reason) for d in ordered if d.order.id in fresh
+    }
+
+
+def recorded(ids: Sequence[str]) -> dict[str, Recorded]:
+    """What the books say about these orders; those without a row are left out."""
+    if not ids:
+        return {}
+    with store_faults():
+        return {
+            str(order_id): Recorded(
+                status=Status(status),
+                token=token,
+                reason=msgspec.convert(_loaded(reason), Reason) if reason else None,
+            )
+            for order_id, status, token, reason in rows("recorded", ids=list(ids))
+        }
+
+
+def _loaded(reason: object) -> object:
+    return msgspec.json.decode(reason) if isinstance(reason, str) else reason
+
+
+def _parameters(decisions: Sequence[Decision]) -> dict[str, list[object]]:
+    orders = [decision.order for decision in decisions]
+    lines = [(order.id, at, line) for order in orders for at, line in enumerate(order.lines)]
+    return {
+        "ids": [uuid.UUID(order.id) for order in orders],
+        "clients": [order.client for order in orders],
+        "statuses": [decision.status.value for decision in decisions],
+        "customers": [order.customer for order in orders],
+        "references": [order.reference for order in orders],
+        "fingerprints": [order.fingerprint for order in orders],
+        "reservations": [decision.token for decision in decisions],
+        "reasons": [_json.encode(d.reason).decode() if d.reason else None for d in decisions],
+        "accepted": [datetime.fromtimestamp(order.accepted_at_ms / 1000, UTC) for order in orders],
+        "line_orders": [uuid.UUID(order_id) for order_id, _, _ in lines],
+        "positions": [at for _, at, _ in lines],
+        "skus": [line.sku for _, _, line in lines],
+        "quantities": [line.quantity for _, _, line in lines],
+    }
+
+
+def shortages(order: Order) -> Reason | None:
+    """Why the books can't confirm an order now, or None where they can."""
+    with store_faults():
+        free = {sku: units for sku, _, _, units in rows("levels", skus=order.skus)}
+    unknown = [LineShortage(line.sku, line.quantity, 0) for line in order.lines if line.sku not in free]
+    if unknown:
+        return Reason(ReasonCode.UNKNOWN_SKU, tuple(unknown))
+    short = [
+        LineShortage(line.sku, line.quantity, max(0, free[line.sku]))
+        for line in order.lines
+        if free[line.sku] < line.quantity
+    ]
+    return Reason(ReasonCode.INSUFFICIENT_STOCK, tuple(short)) if short else None
+
+
+def cancel(order_id: str, *, undecided: bool) -> None:
+    """Mark an order cancelled and return its units, once; an order that is not there or not cancellable is left alone.
+
+    `undecided`: the wish to cancel came while the order was queued, so it also replaces an end nobody has seen.
+    """
+    with store_faults():
+        rows("cancel", id=order_id, undecided=undecided)
+
+
+
+def skus_of(order_id: str) -> list[str]:
+    """The SKUs of an order that has a row."""
+    with store_faults():
+        return [sku for (sku,) in rows("order_skus", id=order_id)]

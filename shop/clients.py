@@ -1,0 +1,117 @@
+"""API clients: who calls, and what the key allows.
+
+PostgreSQL keeps the keys; Redis knows them too, so that orders are taken while PostgreSQL is away. Both hold only the
+SHA-256 of a key: keys are 256 random bits, so a slow hash would protect nothing.
+"""
+
+import hashlib
+import secrets
+import time
+from collections.abc import Sequence
+
+import msgspec
+from django.utils import timezone
+
+from shop import keys
+from shop.models import ApiKey
+from shop.stores import StoreUnavailable, redis_client, store_faults, web_database, web_redis
+
+SCOPES = ("orders", "stock")
+#: How long a web process relies on what it has read. A revoked key ends within this time.
+MEMORY_S = 2.0
+#: A revocation is remembered in Redis longer than any request that read the key before it may take.
+_REVOKED = "revoked"
+
+
+class Client(msgspec.Struct, frozen=True):
+    """Who calls: a name that owns orders, and the scopes of the key used."""
+
+    name: str
+    scopes: tuple[str, ...]
+
+
+def digest(key: str) -> str:
+    """What is stored of a key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def create_key(client: str, scopes: Sequence[str]) -> str:
+    """Make a new key for a client and return it; it can't be shown again. Redis learns it first here, then by itself."""
+    key = f"rsv_{secrets.token_urlsafe(32)}"
+    ApiKey.objects.create(digest=digest(key), client=client, scopes=list(scopes))
+    publish_keys()
+    return key
+
+
+def revoke_keys(client: str) -> int:
+    """End all keys of a client; returns how many. Raises `StoreUnavailable` with nothing changed when Redis is away.
+
+    Redis first, and as a word rather than by deleting: a web process that read the key a moment ago and is about to write it
+    back must not bring it to life again.
+    """
+    alive = ApiKey.objects.filter(client=client, revoked_at=None)
+    with store_faults():
+        for key in alive:
+            redis_client().set(keys.api_key(key.digest), _REVOKED)
+        return alive.update(revoked_at=timezone.now())
+
+
+def publish_keys() -> None:
+    """Tell Redis every key that PostgreSQL has."""
+    with store_faults():
+        for key in ApiKey.objects.all():
+            redis_client().set(keys.api_key(key.digest), _packed(key.client, key.scopes, key.revoked_at is not None))
+
+
+def _packed(client: str, scopes: Sequence[str], revoked: bool) -> str:
+    return _REVOKED if revoked else msgspec.json.encode((client, scopes)).decode()
+
+
+def _unpacked(packed: str) -> Client | None:
+    if packed == _REVOKED:
+        return None
+    name, scopes = msgspec.json.decode(packed)
+    return Client(name, tuple(scopes))
+
+
+class Directory:
+    """What a web process remembers of keys, good and bad, for `MEMORY_S`."""
+
+    #: Guessing keys must not fill memory; a real system has far fewer.
+    LIMIT = 10_000
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[float, Client | None]] = {}
+
+    async def find(self, key: str) -> Client | None:
+        """The client of a key, None for a bad one. Raises `StoreUnavailable` where neither store can tell."""
+        digested = digest(key)
+        now = time.monotonic()
+        known = self._known.get(digested)
+        if known and known[0] > now:
+            return known[1]
+        client = await _looked_up(digested)
+        if len(self._known) >= self.LIMIT:
+            self._known.clear()
+        self._known[digested] = (now + MEMORY_S, client)
+        return client
+
+
+async def _looked_up(digested: str) -> Client | None:
+    try:
+        with store_faults():
+            packed = await web_redis().get(keys.api_key(digested))
+        if packed is not None:
+            return _unpacked(packed)
+    except StoreUnavailable:
+        return await _in_books(digested)
+    client = await _in_books(digested)
+    if client is not None:
+        with store_faults():
+            await web_redis().set(keys.api_key(digested), _packed(client.name, client.scopes, False), nx=True)
+    return client
+
+
+async def _in_books(digested: str) -> Client | None:
+    found = await web_database.rows("api_key", digest=digested)
+    return Client(found[0][0], tuple(found[0][1])) if found else None

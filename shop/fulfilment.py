@@ -1,0 +1,272 @@
+"""Fulfilling orders: reserve in Redis, decide in PostgreSQL, settle in Redis. One order or many, the same way.
+
+Who may die where: before the decision, the reservation stays open and the order's next worker goes on with it; after the
+decision, the next worker meets the row and settles what it says. No step is undone on a guess.
+"""
+
+import random
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import redis
+import structlog
+from django.conf import settings
+
+from shop import books, keys, scripts, stock
+from shop.books import Decision, Recorded, Refused
+from shop.domain import LineShortage, Order, Reason, ReasonCode, Status
+from shop.stores import StoreUnavailable, store_faults
+
+log = structlog.get_logger()
+_json = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Busy:
+    """The order is still in line: another order held the lock of `sku` for as long as we waited."""
+
+    sku: str
+
+
+Outcome = Status | Busy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How long locks live (0: none are taken) and orders wait for them, and how often an order may be tried.
+
+    The wait is longer than a lock's life, so that a dead holder's lock never outlasts it, and shorter than the worker's
+    task limit.
+    """
+
+    lock_ttl_ms: int = keys.LOCK_TTL_MS
+    lock_wait_s: float = 5.5
+    max_attempts: int = settings.MAX_ATTEMPTS
+    sweep_after_ms: int = 20_000
+
+
+def fulfil(orders: Sequence[Order], *, client: "redis.Redis", rules: Rules | None = None) -> dict[str, Outcome]:
+    """Bring orders to their end: order id to final status, in the order given, or `Busy` for those that must come again.
+
+    Earlier orders go first. Raises `StoreUnavailable` when a store is away; the same orders may be given again, to anybody.
+    """
+    rules = rules or Rules()
+    outcomes: dict[str, Outcome] = {}
+    waiting = {order.id: order for order in orders}
+    deadline = time.monotonic() + rules.lock_wait_s
+    while waiting:
+        batch = _Batch()
+        try:
+            _reserve(list(waiting.values()), batch, client, rules)
+            outcomes |= batch.ended | _conclude(batch, client)
+        except StoreUnavailable:
+            # A store that is away is no fault of the orders: it costs them no attempt, and nobody waits for their locks.
+            _release(batch, client)
+            raise
+        waiting = {order_id: waiting[order_id] for order_id in batch.busy}
+        if waiting and time.monotonic() > deadline:
+            outcomes |= {order_id: Busy(sku=sku) for order_id, sku in batch.busy.items()}
+            break
+        if waiting:
+            time.sleep(random.uniform(0.001, 0.01))
+    return {order.id: outcomes[order.id] for order in orders}
+
+
+@dataclass(kw_only=True)
+class _Batch:
+    """One round: what was decided for which orders, which are busy, what has ended, and the locks taken."""
+
+    decisions: list[Decision] = field(default_factory=list)
+    ended: dict[str, Outcome] = field(default_factory=dict)
+    busy: dict[str, str] = field(default_factory=dict)
+    locks: list[str] = field(default_factory=list)
+
+
+def _reserve(orders: list[Order], batch: _Batch, client: "redis.Redis", rules: Rules) -> None:
+    absent: set[str] = set()
+    while orders:
+        again: list[Order] = []
+        for order, reply in zip(orders, _run_reserve(orders, client, rules), strict=True):
+            match reply:
+                case ["reserved", token, owner, *locked]:
+                    batch.locks += [part for sku in locked for part in (sku, owner)]
+                    batch.decisions.append(Decision(order=order, status=Status.CONFIRMED, token=token))
+                case ["short", *pairs]:
+                    batch.decisions.append(_rejected(order, pairs))
+                case ["busy", sku]:
+                    batch.busy[order.id] = sku
+                case ["ended", status]:
+                    batch.ended[order.id] = Status(status)
+                case ["cancelled"]:
+                    batch.decisions.append(Decision(order=order, status=Status.CANCELLED))
+                case ["exhausted"]:
+                    batch.decisions.append(_given_up(order, rules))
+                    # The worker it killed last may have left its locks.
+                    batch.locks += [part for sku in order.skus for part in (sku, order.id)]
+                case ["not_loaded", *skus]:
+                    absent |= stock.load(client, skus)
+                    if absent.intersection(order.skus):
+                        batch.decisions.append(_unknown(order, absent))
+                    else:
+                        again.append(order)
+                case ["unrecorded"]:
+                    # Redis forgot the order: it has ended long ago, or Redis lost data.
+                    if ended := settle_again(order.id, client=client):
+                        batch.ended[order.id] = ended
+                    else:
+                        _restore(order, client, rules)
+                        again.append(order)
+                case _:
+                    raise AssertionError(f"reserve.lua answered {reply}")
+        orders = again
+
+
+def _run_reserve(orders: list[Order], client: "redis.Redis", rules: Rules) -> list[list[Any]]:
+    now_ms = int(time.time() * 1000)
+    args: list[Any] = [now_ms, rules.lock_ttl_ms, rules.max_attempts, now_ms + rules.sweep_after_ms]
+    for order in orders:
+        args += [order.id, secrets.token_hex(8), len(order.lines)]
+        for line in order.lines:
+            args += [line.sku, line.quantity]
+    with store_faults():
+        replies: list[list[Any]] = scripts.run(client, "reserve", [keys.RESERVATIONS, keys.OPEN_ORDERS], args)
+    return replies
+
+
+def _rejected(order: Order, pairs: Sequence[Any]) -> Decision:
+    asked = {line.sku: line.quantity for line in order.lines}
+    short = [
+        LineShortage(sku, asked[sku], max(0, int(free))) for sku, free in zip(pairs[::2], pairs[1::2], strict=True)
+    ]
+    reason = Reason(ReasonCode.INSUFFICIENT_STOCK, tuple(short))
+    return Decision(order=order, status=Status.REJECTED, reason=reason)
+
+
+def _unknown(order: Order, absent: set[str]) -> Decision:
+    lines = tuple(LineShortage(line.sku, line.quantity, 0) for line in order.lines if line.sku in absent)
+    return Decision(order=order, status=Status.REJECTED, reason=Reason(ReasonCode.UNKNOWN_SKU, lines))
+
+
+def _given_up(order: Order, rules: Rules) -> Decision:
+    detail = f"given up after {rules.max_attempts} attempts"
+    return Decision(order=order, status=Status.FAILED, reason=Reason(ReasonCode.TOO_MANY_ATTEMPTS, detail=detail))
+
+
+def _restore(order: Order, client: "redis.Redis", rules: Rules) -> None:
+    now_ms = int(time.time() * 1000)
+    args = [order.id, order.client, order.fingerprint, _json.encode(order), now_ms, now_ms + rules.sweep_after_ms]
+    with store_faults():
+        scripts.run(client, "restore", [keys.order(order.id), keys.OPEN_ORDERS], args)
+    log.warning("order record restored", order=order.id)
+
+
+def _conclude(batch: _Batch, client: "redis.Redis") -> dict[str, Outcome]:
+    recorded = _record(batch.decisions, client)
+    skus = {decision.order.id: decision.order.skus for decision in batch.decisions}
+    return _settle(recorded, skus, batch.locks, client)
+
+
+def _record(decisions: list[Decision], client: "redis.Redis") -> dict[str, Recorded]:
+    """Write decisions together; where the books refuse them together, one by one, so that each stands for itself."""
+    if not decisions:
+        return {}
+    try:
+        return books.record(decisions)
+    except Refused as refusal:
+        if len(decisions) > 1:
+            recorded: dict[str, Recorded] = {}
+            for decision in decisions:
+                recorded |= _record([decision], client)
+            return recorded
+        return _record_refused(decisions[0].order, str(refusal), client)
+
+
+def _record_refused(order: Order, refusal: str, client: "redis.Redis") -> dict[str, Recorded]:
+    """Redis promised units that the books do not have (it lost data, or was edited): the books win."""
+    log.error("books refused an order that Redis had reserved", order=order.id, refusal=refusal)
+    stock.unload(client, order.skus)
+    reason = books.shortages(order)
+    if reason is None:
+        raise StoreUnavailable("PostgreSQL: refused an order, and would take it a moment later")
+    return books.record([Decision(order=order, status=Status.REJECTED, reason=reason)])
+
+
+def _settle(
+    recorded: dict[str, Recorded],
+    skus: Mapping[str, Sequence[str]],
+    locks: list[str],
+    client: "redis.Redis",
+    *,
+    accept_lost: bool = False,
+) -> dict[str, Outcome]:
+    """Publish what the books say and close the reservations; then what only showed in doing so."""
+    if not recorded:
+        return {}
+    args: list[Any] = [int(time.time() * 1000), keys.DAY_S, len(recorded)]
+    for order_id, decided in recorded.items():
+        reason = _json.encode(decided.reason) if decided.reason else ""
+        args += [order_id, decided.status.value, decided.token, reason, "1" if accept_lost else "0"]
+    names = [keys.RESERVATIONS, keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.SETTLED_CHANNEL]
+    with store_faults():
+        replies = scripts.run(client, "settle", names, args + locks)
+    outcomes: dict[str, Outcome] = {}
+    for (order_id, decided), reply in zip(recorded.items(), replies, strict=True):
+        match reply:
+            case ["settled"]:
+                outcomes[order_id] = decided.status
+            case ["kept", status]:
+                outcomes[order_id] = Status(status)
+            case ["cancel_requested"]:
+                outcomes[order_id] = cancel(order_id, client=client, undecided=True)
+            case ["lost"]:
+                log.warning("reservation lost, loading its stock afresh", order=order_id)
+                stock.unload(client, skus[order_id])
+                outcomes |= _settle({order_id: decided}, skus, [], client, accept_lost=True)
+            case _:
+                raise AssertionError(f"settle.lua answered {reply}")
+    return outcomes
+
+
+def _release(batch: _Batch, client: "redis.Redis") -> None:
+    tried = [decision.order.id for decision in batch.decisions if decision.status is Status.CONFIRMED]
+    try:
+        forgive(tried, client=client)
+        with store_faults():
+            for sku, owner in zip(batch.locks[::2], batch.locks[1::2], strict=True):
+                scripts.run(client, "unlock", [keys.lock(sku)], [owner])
+    except StoreUnavailable:
+        log.warning("could not release locks; they expire by themselves", orders=tried)
+
+
+def forgive(order_ids: Sequence[str], *, client: "redis.Redis") -> None:
+    """Take back the attempt just counted for these orders: what stopped it was not theirs. Raises `StoreUnavailable`."""
+    with store_faults():
+        for order_id in order_ids:
+            if client.hget(keys.order(order_id), "status") == Status.QUEUED:
+                client.hincrby(keys.order(order_id), "attempts", -1)
+
+
+def cancel(order_id: str, *, client: "redis.Redis", undecided: bool = False) -> Status:
+    """Cancel an order that has ended: in the books, then in Redis. Safe to repeat; units return once.
+
+    `undecided`: the wish came while the order was queued. Returns the order's status afterwards, `queued` where it has not
+    ended. Raises `StoreUnavailable`.
+    """
+    books.cancel(order_id, undecided=undecided)
+    status = settle_again(order_id, client=client)
+    if status is Status.CANCELLED:
+        stock.sync_levels(client, books.skus_of(order_id))
+    return status or Status.QUEUED
+
+
+def settle_again(order_id: str, *, client: "redis.Redis") -> Status | None:
+    """Make Redis say what the books say of an order, and close its reservation. None where the books have no row yet."""
+    found = books.recorded([order_id])
+    if not found:
+        return None
+    outcome = _settle(found, {order_id: books.skus_of(order_id)}, [], client)[order_id]
+    return outcome if isinstance(outcome, Status) else None

@@ -1,0 +1,141 @@
+"""Every Redis key of the system, in one place: its type, how long it lives, and who writes it.
+
+Nothing else may build a key from text. `tests/test_keys.py` fails where a key outlives its entry here.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+DAY_S: Final = 86_400
+LOCK_TTL_MS: Final = 5_000
+
+OPEN_ORDERS: Final = "orders:open"
+CANCELLATIONS: Final = "orders:cancelling"
+RESERVATIONS: Final = "reservations"
+SETTLED_CHANNEL: Final = "orders:settled"
+ORDER_QUEUE: Final = "orders"
+MAINTENANCE_QUEUE: Final = "maintenance"
+SWEEPER_HEARTBEAT: Final = "heartbeat:sweeper"
+LAST_RECONCILE: Final = "reconcile:last"
+
+
+def stock(sku: str) -> str:
+    """Units of the SKU that are free to sell."""
+    return f"estoque:{sku}"
+
+
+def level(sku: str) -> str:
+    """Which of PostgreSQL's stock levels `estoque:` already contains (`shop.stock`)."""
+    return f"level:{sku}"
+
+
+def lock(sku: str) -> str:
+    """The SKU's lock; its value is the id of the order that holds it."""
+    return f"lock:produto:{sku}"
+
+
+def idempotency(client: str, key: str) -> str:
+    """The order id that a client's idempotency key stands for. Client names hold no colon."""
+    return f"idempotency:{client}:{key}"
+
+
+def order(order_id: str) -> str:
+    """The record of an order: what was accepted, and its state."""
+    return f"order:{order_id}"
+
+
+def rate(client: str) -> str:
+    """The client's token bucket."""
+    return f"rate:{client}"
+
+
+def api_key(digest: str) -> str:
+    """What an API key may do, by the SHA-256 of the key."""
+    return f"api_key:{digest}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeySpec:
+    """One kind of key. `lifetime_s`: seconds it may live at most, None where it stays until its owner ends it."""
+
+    pattern: str
+    type: str
+    lifetime_s: float | None
+    owner: str
+    meaning: str
+
+
+SPECS: Final = (
+    KeySpec(pattern="estoque:*", type="string", lifetime_s=None, owner="shop.stock", meaning="units free to sell"),
+    KeySpec(
+        pattern="level:*",
+        type="hash",
+        lifetime_s=None,
+        owner="shop.stock",
+        meaning="version and units of the stock level that `estoque:` contains; a load's nonce while it runs",
+    ),
+    KeySpec(
+        pattern="lock:produto:*",
+        type="string",
+        lifetime_s=LOCK_TTL_MS / 1000,
+        owner="shop.fulfilment, shop.stock",
+        meaning="per-SKU lock; the id of the order (or stock movement) that holds it",
+    ),
+    KeySpec(
+        pattern="idempotency:*",
+        type="string",
+        lifetime_s=DAY_S,
+        owner="shop.intake",
+        meaning="the order id of a client's idempotency key",
+    ),
+    KeySpec(
+        pattern="order:*",
+        type="hash",
+        lifetime_s=None,
+        owner="shop.intake, shop.fulfilment",
+        meaning="an order's document, state and attempts; without expiry while it is open, 24 h after it ended",
+    ),
+    KeySpec(
+        pattern=OPEN_ORDERS,
+        type="zset",
+        lifetime_s=None,
+        owner="shop.intake",
+        meaning="ids of orders without a final state, by when the sweeper should look at them (Unix ms)",
+    ),
+    KeySpec(
+        pattern=CANCELLATIONS,
+        type="zset",
+        lifetime_s=None,
+        owner="shop.cancellation",
+        meaning="ids of orders to be cancelled, by when that was asked (Unix ms)",
+    ),
+    KeySpec(
+        pattern=RESERVATIONS,
+        type="hash",
+        lifetime_s=None,
+        owner="shop.fulfilment",
+        meaning="open reservations: order id to [token, taken at ms, sku, units, sku, units, ...]",
+    ),
+    KeySpec(pattern="rate:*", type="string", lifetime_s=60, owner="shop.intake", meaning="a client's token bucket"),
+    KeySpec(
+        pattern="api_key:*",
+        type="string",
+        lifetime_s=None,
+        owner="shop.clients",
+        meaning="client and scopes of an API key (SHA-256), or that it was revoked",
+    ),
+    KeySpec(
+        pattern="heartbeat:*", type="string", lifetime_s=60, owner="workers.heartbeat", meaning="a process is alive"
+    ),
+    KeySpec(
+        pattern=LAST_RECONCILE, type="string", lifetime_s=None, owner="shop.reconciliation", meaning="its last verdict"
+    ),
+    KeySpec(pattern="cache:*", type="string", lifetime_s=14 * DAY_S, owner="Django", meaning="sessions and cache"),
+    KeySpec(pattern="orders", type="list", lifetime_s=None, owner="Celery", meaning="messages of orders, waiting"),
+    KeySpec(pattern="maintenance", type="list", lifetime_s=None, owner="Celery", meaning="messages of housekeeping"),
+    KeySpec(pattern="unacked", type="hash", lifetime_s=None, owner="Celery", meaning="messages fetched, not finished"),
+    KeySpec(pattern="unacked_index", type="zset", lifetime_s=None, owner="Celery", meaning="when they were fetched"),
+    KeySpec(pattern="unacked_mutex", type="string", lifetime_s=300, owner="Celery", meaning="one restorer at a time"),
+    KeySpec(pattern="_kombu.binding.*", type="set", lifetime_s=None, owner="Celery", meaning="exchange bindings"),
+    KeySpec(pattern="*.pidbox", type="list", lifetime_s=None, owner="Celery", meaning="remote control"),
+)

@@ -1,0 +1,56 @@
+-- Accepts orders: claims the idempotency key, records the order and puts its message on the queue, in one step
+-- for each order, or changes nothing for it.
+--
+-- KEYS 1 orders:open, 2 broker queue ('' = the caller publishes); then per order: idempotency key, order record, rate bucket
+-- ARGV 1 now ms, 2 time-to-live s, 3 queue limit, 4 orders per second and client (0 = no limit), 5 sweep at ms;
+--      then per order: id, fingerprint, client, document, message
+-- REPLY per order: {'accepted'} | {'replayed', id} | {'reused', id} | {'lost', id} | {'rate_limited', wait ms} | {'queue_full'}
+--   'lost': the key stands for another id whose record is gone; the caller asks again under that id.
+local call = redis.call
+local now, ttl, queue_limit, rate, sweep_at = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local waiting = call('ZCARD', KEYS[1])
+
+-- Token bucket as one number: the time at which the bucket would be full again (GCRA, ITU-T I.371). One second of burst.
+local function over_rate(bucket)
+  if rate == 0 then return false end
+  local full_at = math.max(tonumber(call('GET', bucket) or '0'), now)
+  local next_full_at = full_at + 1000 / rate
+  local excess = next_full_at - now - 1000
+  if excess > 0.001 then return math.ceil(excess) end
+  call('SET', bucket, string.format('%.3f', next_full_at), 'PX', 2000)
+  return false
+end
+
+local replies = {}
+for i = 1, (#ARGV - 5) / 5 do
+  local claim, record, bucket = KEYS[3 * i], KEYS[3 * i + 1], KEYS[3 * i + 2]
+  local at = 5 * i
+  local id, fingerprint = ARGV[at + 1], ARGV[at + 2]
+  local known = call('GET', claim) or id
+  local recorded = call('HGET', known == id and record or 'order:' .. known, 'fingerprint')
+  if recorded == fingerprint then
+    call('SET', claim, known, 'EX', ttl, 'NX')
+    replies[i] = {'replayed', known}
+  elseif recorded then
+    replies[i] = {'reused', known}
+  elseif known ~= id then
+    replies[i] = {'lost', known}
+  elseif waiting >= queue_limit then
+    replies[i] = {'queue_full'}
+  else
+    local wait = over_rate(bucket)
+    if wait then
+      replies[i] = {'rate_limited', wait}
+    else
+      call('SET', claim, id, 'EX', ttl)
+      call('HSET', record, 'status', 'queued', 'client', ARGV[at + 3], 'fingerprint', fingerprint,
+        'document', ARGV[at + 4], 'updated_at', ARGV[1])
+      call('PERSIST', record)
+      call('ZADD', KEYS[1], sweep_at, id)
+      if KEYS[2] ~= '' then call('LPUSH', KEYS[2], ARGV[at + 5]) end
+      waiting = waiting + 1
+      replies[i] = {'accepted'}
+    end
+  end
+end
+return replies

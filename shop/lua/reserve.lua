@@ -1,0 +1,76 @@
+-- Reserves stock for orders, in the order given: every line of an order or none of it. Idempotent by order id.
+--
+-- KEYS 1 reservations, 2 orders:open
+-- ARGV 1 now ms, 2 lock time-to-live ms (0 = take no locks), 3 attempts allowed, 4 sweep at ms;
+--      then per order: id, token of a new reservation, number of lines, then per line: sku, units
+-- REPLY per order: {'reserved', token, lock owner, sku, ...} | {'short', sku, free, ...} | {'busy', sku} | {'not_loaded', sku, ...}
+--                | {'ended', status} | {'cancelled'} | {'exhausted'} | {'unrecorded'}
+--   'reserved': names the SKUs whose locks this call took for `lock owner`. 'busy': another order holds the SKU's lock.
+--   'not_loaded': `estoque:` is missing or no integer. 'ended': nothing is left to do. 'unrecorded': Redis lost the order.
+local call = redis.call
+local now, lock_ttl, allowed, sweep_at = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local owners = {}  -- sku -> the order of this call that took its lock
+
+local function locked_by_another(sku, id)
+  if lock_ttl == 0 or owners[sku] then return false end
+  local holder = call('GET', 'lock:produto:' .. sku)
+  return holder and holder ~= id
+end
+
+local function take_locks(id, first, last, reply)
+  for at = first, last, 2 do
+    local sku = ARGV[at]
+    if lock_ttl > 0 and not owners[sku] then
+      call('SET', 'lock:produto:' .. sku, id, 'PX', lock_ttl)
+      owners[sku] = id
+      reply[#reply + 1] = sku
+    end
+  end
+  return reply
+end
+
+local function reserve(id, new_token, first, last)
+  local record = 'order:' .. id
+  local status = call('HGET', record, 'status')
+  if not status then return {'unrecorded'} end
+  if status ~= 'queued' then return {'ended', status} end
+  for at = first, last, 2 do
+    if locked_by_another(ARGV[at], id) then return {'busy', ARGV[at]} end
+  end
+  local held = call('HGET', KEYS[1], id)
+  if not held then
+    if call('HEXISTS', record, 'cancel') == 1 then return {'cancelled'} end
+    local missing, short = {'not_loaded'}, {'short'}
+    for at = first, last, 2 do
+      local free = call('GET', 'estoque:' .. ARGV[at])
+      if not free or not string.match(free, '^-?%d+$') or #free > 15 then
+        missing[#missing + 1] = ARGV[at]
+      elseif tonumber(free) < tonumber(ARGV[at + 1]) then
+        short[#short + 1] = ARGV[at]
+        short[#short + 1] = tonumber(free)
+      end
+    end
+    if #missing > 1 then return missing end
+    if call('HINCRBY', record, 'attempts', 1) > allowed then return {'exhausted'} end
+    if #short > 1 then return short end
+    local reservation = {new_token, now}
+    for at = first, last, 2 do
+      call('DECRBY', 'estoque:' .. ARGV[at], ARGV[at + 1])
+      reservation[#reservation + 1] = ARGV[at]
+      reservation[#reservation + 1] = ARGV[at + 1]
+    end
+    call('HSET', KEYS[1], id, cjson.encode(reservation))
+  elseif call('HINCRBY', record, 'attempts', 1) > allowed then
+    return {'exhausted'}
+  end
+  call('ZADD', KEYS[2], 'XX', sweep_at, id)
+  return take_locks(id, first, last, {'reserved', held and cjson.decode(held)[1] or new_token, id})
+end
+
+local replies, at = {}, 5
+while at <= #ARGV do
+  local lines = tonumber(ARGV[at + 2])
+  replies[#replies + 1] = reserve(ARGV[at], ARGV[at + 1], at + 3, at + 2 + 2 * lines)
+  at = at + 3 + 2 * lines
+end
+return replies

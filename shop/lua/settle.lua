@@ -1,0 +1,58 @@
+-- Publishes what PostgreSQL decided about orders, closes their reservations and releases the locks taken for them.
+-- Idempotent; a state never goes back.
+--
+-- KEYS 1 reservations, 2 orders:open, 3 orders:cancelling, 4 channel
+-- ARGV 1 now ms, 2 time-to-live s of an ended order, 3 number of orders; then per order: id, status, token that PostgreSQL
+--      counts as confirmed ('' = none), reason (JSON or ''), accept a lost reservation ('1' or '0'); then locks: sku, owner, ...
+-- REPLY per order: {'settled'} | {'kept', status} | {'cancel_requested'} | {'lost'}
+--   'kept': it had ended before. 'cancel_requested': somebody cancelled it meanwhile; nothing was published, cancel it now.
+--   'lost': PostgreSQL counts a reservation that Redis no longer has as it was: nobody can tell whether `estoque:` knows of
+--      these units. Nothing was done; have its SKUs loaded afresh, then accept the loss.
+local call = redis.call
+local news = {}
+
+local function give_back(reservation)
+  for at = 3, #reservation, 2 do
+    local key = 'estoque:' .. reservation[at]
+    -- A missing counter is loaded from PostgreSQL, which never gave these units away: adding here would count them twice.
+    if call('EXISTS', key) == 1 then call('INCRBY', key, reservation[at + 1]) end
+  end
+end
+
+local function settle(id, status, counted, reason, accept_lost)
+  local record = 'order:' .. id
+  local was = call('HGET', record, 'status')
+  local open = not was or was == 'queued'
+  if was == 'queued' and status ~= 'cancelled' and call('HEXISTS', record, 'cancel') == 1 then return {'cancel_requested'} end
+  local held = call('HGET', KEYS[1], id)
+  held = held and cjson.decode(held)
+  local spent = held and held[1] == counted
+  if counted ~= '' and not spent and open and accept_lost == '0' then return {'lost'} end
+  if held then
+    if not spent then give_back(held) end
+    call('HDEL', KEYS[1], id)
+  end
+  call('ZREM', KEYS[2], id)
+  if status ~= 'confirmed' then call('ZREM', KEYS[3], id) end
+  if not open and not (was == 'confirmed' and status == 'cancelled') then return {'kept', was} end
+  if was then
+    call('HSET', record, 'status', status, 'updated_at', ARGV[1], 'reason', reason)
+    call('HDEL', record, 'attempts', 'cancel')
+    call('EXPIRE', record, ARGV[2])
+  end
+  news[#news + 1] = id .. ' ' .. status
+  return {'settled'}
+end
+
+local replies, at = {}, 4
+for i = 1, tonumber(ARGV[3]) do
+  replies[i] = settle(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
+  at = at + 5
+end
+for lock = at, #ARGV, 2 do
+  -- Whoever froze for longer than the lock lives must not release the lock of the next holder: compare, then delete.
+  local key = 'lock:produto:' .. ARGV[lock]
+  if call('GET', key) == ARGV[lock + 1] then call('DEL', key) end
+end
+if #news > 0 then call('PUBLISH', KEYS[4], table.concat(news, '\n')) end
+return replies

@@ -1,0 +1,22 @@
+-- Brings a SKU's counter to a newer stock level of PostgreSQL, by the difference; older levels change nothing.
+-- With a reservation id it first gives that reservation's units back: they are part of the level's difference.
+--
+-- KEYS 1 estoque, 2 level, 3 reservations
+-- ARGV 1 version, 2 level units, 3 reservation id ('' = none)
+-- REPLY 'synced' | 'current' | 'not_loaded' | 'later' (the difference would take units that are reserved)
+local call = redis.call
+local held = ARGV[3] ~= '' and call('HGET', KEYS[3], ARGV[3])
+if held then call('HDEL', KEYS[3], ARGV[3]) end
+if call('EXISTS', KEYS[1]) == 0 then return 'not_loaded' end
+if held then call('INCRBY', KEYS[1], cjson.decode(held)[4]) end
+local version = call('HGET', KEYS[2], 'version')
+if not version then
+  call('DEL', KEYS[1], KEYS[2])
+  return 'not_loaded'
+end
+if tonumber(version) >= tonumber(ARGV[1]) then return 'current' end
+local difference = tonumber(ARGV[2]) - tonumber(call('HGET', KEYS[2], 'units'))
+if tonumber(call('GET', KEYS[1])) + difference < 0 then return 'later' end
+call('INCRBY', KEYS[1], string.format('%.0f', difference))
+call('HSET', KEYS[2], 'version', ARGV[1], 'units', ARGV[2])
+return 'synced'

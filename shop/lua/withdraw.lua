@@ -1,0 +1,12 @@
+-- Takes units of one SKU off sale into a reservation, for a stock movement that lowers stock.
+--
+-- KEYS 1 estoque, 2 reservations
+-- ARGV 1 movement id, 2 token, 3 now ms, 4 sku, 5 units
+-- REPLY {'reserved', free} | {'short', free} | {'not_loaded'}
+local call = redis.call
+local free = call('GET', KEYS[1])
+if not free or not string.match(free, '^-?%d+$') or #free > 15 then return {'not_loaded'} end
+if call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return {'reserved', tonumber(free)} end
+if tonumber(free) < tonumber(ARGV[5]) then return {'short', tonumber(free)} end
+call('HSET', KEYS[2], ARGV[1], cjson.encode({ARGV[2], ARGV[3], ARGV[4], ARGV[5]}))
+return {'reserved', call('DECRBY', KEYS[1], ARGV[5])}

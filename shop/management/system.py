@@ -1,0 +1,234 @@
+"""The system that `up` runs on one machine: its parts, their addresses, their secrets."""
+
+import http.client
+import json
+import os
+import secrets
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from django.conf import settings
+from django.core.management import CommandError
+
+from workers.embedded import PostgresServer, RedisServer
+from workers.ports import LOOPBACK, port_problem
+from workers.private_files import write_private
+from workers.processes import Part, PartFailedError
+from workers.supervisor import Pids, Supervisor
+
+STAFF_USER: Final = "operator"
+READY_WITHIN_S: Final = 60.0
+
+
+class System:
+    """Starts the parts in the right order, and tells people and scripts where they are."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self._web_port = _port("WEB_PORT", 8000)
+        self._flower_port = _port("FLOWER_PORT", 5555)
+        self._env: dict[str, str] = {}
+        self._secrets: dict[str, str] = {}
+        self._sample: dict[str, str] = {}
+        self._missing = ""
+
+    def start(self, supervisor: Supervisor) -> None:
+        """Bring up everything. Raises CommandError, PartFailedError, ServerBinariesMissingError."""
+        self.remove_status()
+        _insist_on_free(WEB_PORT=self._web_port, FLOWER_PORT=self._flower_port)
+        self._secrets = _stored_secrets(self.data_dir / "secrets.json")
+        self._env = self._environment(*self._start_stores(supervisor))
+        self._prepare(supervisor)
+        supervisor.start(*self._parts())
+        try:
+            supervisor.wait_until(self._is_ready, what="ready to take orders", within_s=READY_WITHIN_S)
+        except PartFailedError as error:
+            raise PartFailedError(f"{error}: {self._missing}. Logs: {self.data_dir / 'logs'}") from error
+        self.write_status(supervisor.pids)
+
+    def _start_stores(self, supervisor: Supervisor) -> tuple[str, str]:
+        """The addresses of Redis and PostgreSQL: the user's, or those of servers that are started here."""
+        redis_url, database_url = os.environ.get("REDIS_URL"), os.environ.get("DATABASE_URL")
+        embedded = []
+        if not redis_url:
+            redis = RedisServer(self.data_dir / "redis")
+            redis_url = redis.url
+            embedded.append(redis.part)
+        if not database_url:
+            postgres = PostgresServer(self.data_dir / "postgres")
+            database_url = postgres.url
+            embedded.append(postgres.part)
+        supervisor.start(*(replace(part, log=self._log(part.name)) for part in embedded))
+        return redis_url, database_url
+
+    def _environment(self, redis_url: str, database_url: str) -> dict[str, str]:
+        """What all our processes are told. What the user has set wins."""
+        ours = {
+            "DATA_DIR": str(self.data_dir),
+            "WEB_PORT": str(self._web_port),
+            "FLOWER_PORT": str(self._flower_port),
+            "REDIS_URL": redis_url,
+            "DATABASE_URL": database_url,
+            "CELERY_BROKER_URL": redis_url,
+            "SECRET_KEY": self._secrets["secret_key"],
+            "ORDER_ID_SECRET": self._secrets["order_id_secret"],
+            "PYTHONUNBUFFERED": "1",
+        }
+        return {name: os.environ.get(name) or value for name, value in ours.items()}
+
+    def _prepare(self, supervisor: Supervisor) -> None:
+        env = {
+            **self._env,
+            "DEMO_API_KEY": self._secrets.get("api_key", ""),
+            "STAFF_PASSWORD": self._secrets["staff_password"],
+        }
+        command = [sys.executable, "manage.py", "prepare", "--staff-user", STAFF_USER]
+        self._sample = json.loads(supervisor.run(command, env=env, cwd=settings.BASE_DIR))
+        self._secrets["api_key"] = self._sample["api_key"]
+        write_private(self.data_dir / "secrets.json", json.dumps(self._secrets))
+
+    def _parts(self) -> list[Part]:
+        """What we run beside the databases. They stop in the opposite order: the web first."""
+        celery = ["-m", "celery", "-A", "workers.app"]
+        flower = [*celery, "flower", f"--address={LOOPBACK}", f"--port={self._flower_port}"]
+        worker = [
+            *celery,
+            "worker",
+            "-n",
+            "worker@%h",
+            "-Q",
+            "orders,maintenance",
+            "-E",
+            "--concurrency",
+            "4",
+        ]
+        scheduler = [*celery, "beat", "--schedule", str(self.data_dir / "celerybeat-schedule"), "--pidfile="]
+        web = ["-m", "granian", "shop.web.asgi:application", "--interface", "asgi", "--workers", "2"]
+        web += ["--host", LOOPBACK, "--port", str(self._web_port)]
+        web += ["--respawn-failed-workers", "--respawn-interval", "0.2", "--workers-kill-timeout", "8"]
+        return [
+            replace(
+                self._python("flower", flower, grace_s=5),
+                env=self._env | {"FLOWER_BASIC_AUTH": self._flower_login},
+            ),
+            self._python("worker", worker, grace_s=20),
+            self._python("scheduler", scheduler, grace_s=5),
+            replace(self._python("web", web, grace_s=12), is_ready=lambda: self._get("/healthz")[0] == 200),
+        ]
+
+    def _python(self, name: str, arguments: list[str], *, grace_s: float) -> Part:
+        argv = [sys.executable, *arguments]
+        log = self._log(name)
+        return Part(name=name, argv=argv, env=self._env, cwd=settings.BASE_DIR, log=log, grace_s=grace_s)
+
+    def _log(self, name: str) -> Path:
+        return self.data_dir / "logs" / f"{name}.log"
+
+    def _is_ready(self) -> bool:
+        status, self._missing = self._get("/readyz")
+        return status == 200 and _accepts_connections(self._flower_port)
+
+    def _get(self, path: str) -> tuple[int, str]:
+        """Status and body, 0 where nobody answers."""
+        connection = http.client.HTTPConnection(LOOPBACK, self._web_port, timeout=3)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            return 0, str(error)
+        finally:
+            connection.close()
+
+    @property
+    def _web_url(self) -> str:
+        return f"http://{LOOPBACK}:{self._web_port}"
+
+    @property
+    def _flower_url(self) -> str:
+        return f"http://{LOOPBACK}:{self._flower_port}"
+
+    @property
+    def _flower_login(self) -> str:
+        return os.environ.get("FLOWER_BASIC_AUTH") or f"{STAFF_USER}:{self._secrets['flower_password']}"
+
+    def write_status(self, pids: Pids) -> None:
+        """Keep `up.json` true, for scripts and for `manage.py`."""
+        flower_user, _, flower_password = self._flower_login.partition(":")
+        none: Pids = {"redis": [], "postgres": []}
+        status = {
+            "web_url": self._web_url,
+            "flower_url": self._flower_url,
+            "flower_user": flower_user,
+            "flower_password": flower_password,
+            "api_key": self._secrets["api_key"],
+            "staff_user": STAFF_USER,
+            "staff_password": self._secrets["staff_password"],
+            "redis_url": self._env["REDIS_URL"],
+            "broker_url": self._env["CELERY_BROKER_URL"],
+            "database_url": self._env["DATABASE_URL"],
+            "pids": {**none, **pids},
+        }
+        write_private(self.data_dir / "up.json", json.dumps(status, indent=2))
+
+    def remove_status(self) -> None:
+        """Nothing runs, or not for long."""
+        (self.data_dir / "up.json").unlink(missing_ok=True)
+
+    def welcome(self) -> str:
+        """Where everything is, and two commands that work when pasted into a shell."""
+        orders = f"{self._web_url}/api/v1/orders"
+        authorization = f"-H 'Authorization: Bearer {self._secrets['api_key']}'"
+        body = '{"items": [{"sku": "X", "quantity": 1}]}'
+        return f"""
+  Shop      {self._web_url}/           API       {self._web_url}/api/docs
+  Operators {self._web_url}/live       Admin     {self._web_url}/admin/
+  Flower    {self._flower_url}/
+  Staff     {STAFF_USER} / {self._secrets["staff_password"]}
+  Flower    {self._flower_login.replace(":", " / ", 1)}
+  API key   {self._secrets["api_key"]}
+  Data      {self.data_dir}  (addresses and passwords for scripts: up.json; logs: logs/)
+
+Place an order, and see what became of it:
+
+curl -sS {orders} {authorization} -H 'Content-Type: application/json' \
+-H 'Idempotency-Key: {self._sample["sample_key"]}' -d '{body}'
+curl -sS {orders}/{self._sample["sample_order"]} {authorization} -H 'Prefer: wait=10'
+
+Ctrl-C stops everything and keeps the data."""
+
+
+def _port(variable: str, default: int) -> int:
+    text = os.environ.get(variable) or str(default)
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65_536):
+        raise CommandError(f"{variable} is {text!r}, but a port is a number from 1 to 65535")
+    return int(text)
+
+
+def _insist_on_free(**ports: int) -> None:
+    for variable, port in ports.items():
+        if problem := port_problem(port):
+            raise CommandError(
+                f"cannot listen on port {port}: {problem}. Choose another with {variable},"
+                f" for example `make up {variable}={port + 1}`."
+            )
+
+
+def _stored_secrets(path: Path) -> dict[str, str]:
+    """The secrets of this system; on the first start, new ones."""
+    stored: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    for name in ("secret_key", "order_id_secret", "flower_password", "staff_password"):
+        stored.setdefault(name, secrets.token_urlsafe(32 if name.endswith(("key", "secret")) else 12))
+    write_private(path, json.dumps(stored))
+    return stored
+
+
+def _accepts_connections(port: int) -> bool:
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=1).close()
+    except OSError:
+        return False
+    return True

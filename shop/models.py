@@ -1,0 +1,127 @@
+"""The books in PostgreSQL: what was ordered, what is on sale, and every change of stock.
+
+PostgreSQL decides: an order is what its row says, and no counter can be overdrawn, whatever Redis holds.
+"""
+
+import uuid
+from typing import ClassVar
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models.functions import Now
+
+from shop.domain import SKU_MAX_LENGTH, TEXT_MAX_LENGTH, Status
+
+
+class Product(models.Model):
+    """A SKU on sale and its counters, in units.
+
+    `on_sale`: put on sale so far (opening stock plus all stock movements). `confirmed`: in confirmed orders.
+    `returned`: given back by cancellations so far. `version` grows with each change of `on_sale` or
+    `returned`; the pair tells Redis which stock level it has (`shop.stock`).
+    """
+
+    sku = models.CharField(primary_key=True, max_length=SKU_MAX_LENGTH, db_collation="C")
+    name = models.CharField(max_length=TEXT_MAX_LENGTH)
+    price = models.DecimalField(max_digits=14, decimal_places=4)
+    on_sale = models.BigIntegerField(db_default=0)
+    confirmed = models.BigIntegerField(db_default=0)
+    returned = models.BigIntegerField(db_default=0)
+    version = models.BigIntegerField(db_default=1)
+    changed_at = models.DateTimeField(db_default=Now(), db_index=True)
+
+    class Meta:
+        ordering: ClassVar = ["sku"]
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                condition=models.Q(confirmed__gte=0, confirmed__lte=models.F("on_sale")), name="product_not_oversold"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.sku
+
+
+class Order(models.Model):
+    """An order that has ended. Orders still queued live in Redis only.
+
+    `reservation`: the token of the reservation whose units this row counts as confirmed, or empty.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    client = models.CharField(max_length=64)
+    status = models.CharField(max_length=9, choices=[(s.value, s.value) for s in Status])
+    customer = models.CharField(max_length=TEXT_MAX_LENGTH, null=True)  # noqa: DJ001 - the API tells null from ""
+    reference = models.CharField(max_length=TEXT_MAX_LENGTH, null=True)  # noqa: DJ001
+    fingerprint = models.CharField(max_length=32)
+    reservation = models.CharField(max_length=32)
+    reason = models.JSONField(null=True)
+    accepted_at = models.DateTimeField(db_index=True)
+    updated_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class OrderLine(models.Model):
+    """One SKU of an order. No foreign keys: an order may name a SKU that does not exist, and is rejected."""
+
+    pk = models.CompositePrimaryKey("order_id", "position")
+    order = models.ForeignKey(
+        Order, on_delete=models.DO_NOTHING, related_name="lines", db_constraint=False, db_index=False
+    )
+    position = models.SmallIntegerField()
+    sku = models.CharField(max_length=SKU_MAX_LENGTH, db_collation="C")
+    quantity = models.BigIntegerField()
+
+    def __str__(self) -> str:
+        return f"{self.quantity} x {self.sku}"
+
+
+class StockMovement(models.Model):
+    """One change of a SKU's stock, never edited and never deleted (a trigger refuses it).
+
+    `request`: for movements asked for through the API, the id derived from client and idempotency key.
+    """
+
+    class Kind(models.TextChoices):
+        """Why stock changed."""
+
+        OPENING = "opening"
+        ADJUSTMENT = "adjustment"
+        SALE = "sale"
+        CANCELLATION = "cancellation"
+
+    id = models.BigAutoField(primary_key=True)
+    sku = models.CharField(max_length=SKU_MAX_LENGTH, db_collation="C")
+    kind = models.CharField(max_length=12, choices=Kind.choices)
+    delta = models.BigIntegerField()
+    order_id = models.UUIDField(null=True)
+    request = models.UUIDField(null=True)
+    client = models.CharField(max_length=64, db_default="")
+    reason = models.CharField(max_length=TEXT_MAX_LENGTH, db_default="")
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        indexes: ClassVar = [models.Index(fields=["sku", "id"], name="movement_by_sku")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["request"], condition=models.Q(request__isnull=False), name="movement_request_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.delta:+d} {self.sku} ({self.kind})"
+
+
+class ApiKey(models.Model):
+    """An API key, by its SHA-256; the key itself is stored nowhere. `client` owns the orders made with it."""
+
+    digest = models.CharField(primary_key=True, max_length=64)
+    client = models.CharField(max_length=64, db_index=True)
+    scopes = ArrayField(models.CharField(max_length=16))
+    created_at = models.DateTimeField(db_default=Now())
+    revoked_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"{self.client} ({', '.join(self.scopes)})"

@@ -1,0 +1,101 @@
+"""The way from the shop to its workers: Celery messages, named by task, built without publishing.
+
+A message is Celery's own. It is made once per task by Celery's and kombu's serialisers and kept as a template, because
+filling in a template costs 5 microseconds where publishing costs 400, and because the accept script then pushes it in
+the same step that records the order.
+"""
+
+import asyncio
+import base64
+import re
+import uuid
+from functools import cache
+from typing import Any
+
+import msgspec
+from django.conf import settings
+from kombu import Connection
+from kombu.exceptions import KombuError
+
+from shop import keys
+from shop.domain import Order
+from shop.stores import StoreUnavailable
+from workers.app import app
+
+FULFIL_TASK = "tasks.orders.fulfil_order"
+CANCEL_TASK = "tasks.orders.cancel_order"
+
+#: Whether broker and order records are one Redis, so that one script can write both.
+BROKER_IS_LEDGER: bool = settings.CELERY_BROKER_URL == settings.REDIS_URL
+
+_json = msgspec.json.Encoder()
+_ID = "00000000-0000-8000-8000-000000000000"
+
+
+def published_message(task: str, queue: str) -> dict[str, Any]:
+    """What Celery puts on the queue for `task` with the id `_ID` and no arguments, taken from an in-memory broker."""
+    with Connection("memory://") as connection:
+        channel = connection.default_channel
+        bound = app.amqp.queues[queue](channel)
+        bound.declare()
+        with app.amqp.Producer(channel) as producer:
+            message = app.amqp.create_task_message(_ID, task, args=(), kwargs={}, argsrepr=_ID)
+            app.amqp.send_task_message(producer, task, message, queue=queue, serializer="json")
+        raw: dict[str, Any] = channel._get(queue)
+        bound.delete()
+        return raw
+
+
+@cache
+def _template(task: str, queue: str) -> list[str]:
+    """The message's JSON, cut where the order's parts go; the odd pieces are `id`, `body` and `tag`."""
+    message = published_message(task, queue)
+    message["body"] = "{body}"
+    message["properties"]["delivery_tag"] = "{tag}"
+    text = _json.encode(message).decode().replace(_ID, "{id}")
+    # kombu matches tags in its own output with blanks after the colons; msgspec writes none, and nobody minds.
+    return re.split(r"\{(id|body|tag)\}", text)
+
+
+def message(task: str, task_id: str, *args: Any, queue: str = keys.ORDER_QUEUE) -> str:
+    """The message that makes a worker run `task(*args)` under the id `task_id`."""
+    body = _json.encode((args, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}))
+    parts = {"id": task_id, "body": base64.b64encode(body).decode(), "tag": str(uuid.uuid4())}
+    return "".join(parts[piece] if at % 2 else piece for at, piece in enumerate(_template(task, queue)))
+
+
+def fulfil_message(order: Order) -> str:
+    """The message of an order; its task id is the order id, so that Flower finds it."""
+    return message(FULFIL_TASK, order.id, order)
+
+
+def cancel_message(order_id: str) -> str:
+    """The message that has an order cancelled. An order has two tasks then, under two ids."""
+    return message(CANCEL_TASK, str(uuid.uuid4()), order_id)
+
+
+def publish(task: str, task_id: str, *args: Any) -> None:
+    """Send through Celery's own path, to a broker that is not the orders' Redis. Raises `StoreUnavailable`."""
+    try:
+        app.send_task(task, args=msgspec.to_builtins(args), task_id=task_id, argsrepr=task_id, retry=False)
+    except (KombuError, OSError) as error:
+        raise StoreUnavailable(f"broker: {error}") from error
+
+
+async def publish_async(task: str, task_id: str, *args: Any) -> None:
+    """`publish` without holding up the event loop."""
+    await asyncio.to_thread(publish, task, task_id, *args)
+
+
+def broker_key() -> str:
+    """The Redis list a script may push to, or '' where the broker is another one."""
+    return keys.ORDER_QUEUE if BROKER_IS_LEDGER else ""
+
+
+def new_task_id() -> str:
+    """An id for a task that has none of its own."""
+    return str(uuid.uuid4())
+
+
+#: An order to build the template with, before the first one comes.
+EXAMPLE = Order(id=_ID, client="example", lines=(), fingerprint="", accepted_at_ms=0)

@@ -1,0 +1,155 @@
+"""Every setting, from the environment. What `make up` runs is found through its files in `DATA_DIR`.
+
+`.env.example` lists the variables; a number that is not a default has its reason beside it.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import environ
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.Env()
+if (BASE_DIR / ".env").exists():
+    env.read_env(BASE_DIR / ".env")
+
+DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / ".data"))).resolve()
+
+
+def _file(name: str) -> dict[str, Any]:
+    """What the supervisor wrote into `DATA_DIR`, or nothing where no system of ours runs."""
+    try:
+        found: dict[str, Any] = json.loads((DATA_DIR / name).read_text())
+    except (FileNotFoundError, PermissionError):
+        return {}
+    return found
+
+
+_running = _file("up.json")
+_secrets = _file("secrets.json")
+
+DEBUG = env.bool("DEBUG", default=False)
+SECRET_KEY = env.str("SECRET_KEY", default=_secrets.get("secret_key", ""))
+#: Order ids derive from it: whoever changes it makes old idempotency keys unknown. Keep it for ever.
+ORDER_ID_SECRET = env.str("ORDER_ID_SECRET", default=_secrets.get("order_id_secret", ""))
+DATABASE_URL = env.str("DATABASE_URL", default=_running.get("database_url", ""))
+REDIS_URL = env.str("REDIS_URL", default=_running.get("redis_url", ""))
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=_running.get("broker_url", "")) or REDIS_URL
+
+#: Commands that work before anything runs: they start it, or only read the code.
+_STANDALONE = {"up", "help", "makemigrations", "--help", "--version", "version", "collectstatic"}
+if len(sys.argv) < 2 or not Path(sys.argv[0]).name.startswith("manage") or sys.argv[1] not in _STANDALONE:
+    for _name in ("SECRET_KEY", "ORDER_ID_SECRET", "DATABASE_URL", "REDIS_URL"):
+        if not globals()[_name]:
+            raise SystemExit(
+                f"{_name} is not set and no running system was found in {DATA_DIR}.\n"
+                "Start one with `make up` (the same DATA_DIR), or set the variables of .env.example."
+            )
+SECRET_KEY = SECRET_KEY or "only for commands that touch no data"
+
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+
+# --- what an order may be, and how many may wait -------------------------------------------------
+MAX_ORDER_LINES = env.int("MAX_ORDER_LINES", default=2000)
+MAX_BODY_BYTES = 1_048_576
+ORDER_RATE_LIMIT = env.int("ORDER_RATE_LIMIT", default=0)
+QUEUE_LIMIT = env.int("QUEUE_LIMIT", default=200_000)
+MAX_ATTEMPTS = env.int("MAX_ATTEMPTS", default=5)
+
+# --- stores ---------------------------------------------------------------------------------------
+_database = env.db_url_config(DATABASE_URL or "postgresql://localhost/unset")
+_database["CONN_MAX_AGE"] = 600
+_database["CONN_HEALTH_CHECKS"] = True
+_database["OPTIONS"] = {
+    **_database.get("OPTIONS", {}),
+    "connect_timeout": 3,
+    "application_name": "reserva",
+    # A statement of ours takes milliseconds. What takes longer than this is a fault, to be retried
+    # before the broker's visibility timeout delivers the order to somebody else.
+    "options": "-c statement_timeout=3000 -c lock_timeout=2500 -c idle_in_transaction_session_timeout=10000",
+    "prepare_threshold": None if env.bool("PGBOUNCER", default=False) else 2,
+    "tcp_user_timeout": 5000,
+    "keepalives_idle": 5,
+}
+DATABASES = {"default": _database}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+CACHES = {
+    "default": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": REDIS_URL,
+        "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 1, "SOCKET_TIMEOUT": 2},
+        "KEY_PREFIX": "cache",
+    }
+}
+SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
+
+# --- Django ---------------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "shop",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "shop.urls"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+WHITENOISE_USE_FINDERS = True  # no collectstatic step between a clone and a running system
+WHITENOISE_AUTOREFRESH = False
+APPEND_SLASH = False
+
+_https = env.bool("HTTPS", default=False)
+SECURE_SSL_REDIRECT = _https and env.bool("SECURE_SSL_REDIRECT", default=True)
+SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _https else None
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+
+LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": "shop.logs.formatter"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+}

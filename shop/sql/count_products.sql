@@ -1,0 +1,2 @@
+-- How many products there are.
+SELECT count(*) FROM shop_product

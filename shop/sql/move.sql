@@ -1,0 +1,10 @@
+-- Changes what is on sale of a SKU and writes the movement; no row comes back for a SKU that does not exist.
+-- A second request with the same id fails on movement_request_once, one that takes promised units on product_not_oversold.
+WITH changed AS (
+    UPDATE shop_product SET on_sale = on_sale + %(delta)s, version = version + 1, changed_at = now()
+    WHERE sku = %(sku)s
+    RETURNING sku
+)
+INSERT INTO shop_stockmovement (sku, kind, delta, request, client, reason)
+SELECT sku, 'adjustment', %(delta)s, %(request)s::uuid, %(client)s, %(reason)s FROM changed
+RETURNING created_at

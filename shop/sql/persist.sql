@@ -1,0 +1,36 @@
+-- Writes ended orders with their lines, counters and movements: all of them, or none if one of them may not be.
+-- An order that has a row already changes nothing. Refusals: constraint product_not_oversold (more units than are on
+-- sale); NOT NULL of shop_stockmovement.sku (a SKU that does not exist).
+-- Product rows are locked in SKU order, so that two batches can't wait for each other.
+WITH inserted AS (
+    INSERT INTO shop_order (id, client, status, customer, reference, fingerprint, reservation, reason, accepted_at)
+    SELECT * FROM unnest(%(ids)s::uuid[], %(clients)s::text[], %(statuses)s::text[], %(customers)s::text[],
+                         %(references)s::text[], %(fingerprints)s::text[], %(reservations)s::text[],
+                         %(reasons)s::jsonb[], %(accepted)s::timestamptz[])
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id, client, status
+), line AS (
+    SELECT l.order_id, l.position, l.sku, l.quantity, inserted.client, inserted.status
+    FROM unnest(%(line_orders)s::uuid[], %(positions)s::int[], %(skus)s::text[], %(quantities)s::bigint[])
+         AS l (order_id, position, sku, quantity)
+    JOIN inserted ON inserted.id = l.order_id
+), stored AS (
+    INSERT INTO shop_orderline (order_id, position, sku, quantity)
+    SELECT order_id, position, sku, quantity FROM line
+), sold AS (
+    SELECT sku, sum(quantity)::bigint AS units FROM line WHERE status = 'confirmed' GROUP BY sku
+), locked AS (
+    SELECT product.sku FROM shop_product AS product
+    WHERE product.sku IN (SELECT sku FROM sold) ORDER BY product.sku FOR NO KEY UPDATE
+), counted AS (
+    UPDATE shop_product AS product SET confirmed = product.confirmed + sold.units
+    FROM sold JOIN locked ON locked.sku = sold.sku
+    WHERE product.sku = sold.sku
+    RETURNING product.sku
+), moved AS (
+    INSERT INTO shop_stockmovement (sku, kind, delta, order_id, client)
+    SELECT counted.sku, 'sale', -line.quantity, line.order_id, line.client
+    FROM line LEFT JOIN counted ON counted.sku = line.sku
+    WHERE line.status = 'confirmed'
+)
+SELECT id FROM inserted

@@ -1,0 +1,114 @@
+"""Stock in Redis and how it follows the books: loading counters, levels, stock movements, locks.
+
+`estoque:<sku>` = on sale - confirmed (PostgreSQL) - open reservations. Orders change it by reserving. Everything else
+(deliveries, corrections, cancellations) changes PostgreSQL first and reaches Redis as a *level*: the units ever put on
+sale or returned, with a version that grows. A level is applied by the difference to the one already contained, so that
+applying it late, twice or out of order ends the same.
+"""
+
+import random
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import redis
+
+from shop import keys, scripts
+from shop.stores import StoreUnavailable, rows, store_faults
+
+#: How often a load begins again when reservations ended under its hands. Each time is some milliseconds.
+LOAD_TRIES = 50
+#: SKUs loaded in one go.
+LOAD_BATCH = 500
+
+
+def load(client: "redis.Redis", skus: Sequence[str]) -> set[str]:
+    """Load the missing counters of SKUs from PostgreSQL, exactly, while orders flow. Returns SKUs that do not exist."""
+    unknown: set[str] = set()
+    for at in range(0, len(skus), LOAD_BATCH):
+        missing = list(skus[at : at + LOAD_BATCH])
+        for _ in range(LOAD_TRIES):
+            missing, absent = _load_once(client, missing)
+            unknown |= absent
+            if not missing:
+                break
+        else:
+            raise StoreUnavailable(f"stock of {missing[:3]} changed too fast to be loaded")
+    return unknown
+
+
+def _load_once(client: "redis.Redis", skus: Sequence[str]) -> tuple[list[str], set[str]]:
+    """One try: SKUs that must be tried again, and SKUs that do not exist.
+
+    Order of steps: (1) mark the SKUs and list the reservations that hold units of them; (2) one snapshot of the books:
+    levels, and which of those reservations they count already; (3) write, if nothing of it has changed. A reservation that is
+    confirmed between 1 and 3 was taken off and stays off; one that is given back makes step 3 refuse.
+    """
+    nonce = secrets.token_hex(8)
+    with store_faults():
+        missing, holding = scripts.run(client, "begin_load", [keys.RESERVATIONS], [nonce, *skus])
+    if not missing:
+        return [], set()
+    held = [tuple(holding[at : at + 4]) for at in range(0, len(holding), 4)]
+    with store_faults():
+        snapshot = rows("load", skus=missing, ids=sorted({order_id for order_id, *_ in held}))
+    levels = {row[1]: row[2:5] for row in snapshot if row[0] == "level"}
+    counted = {(row[1], row[5]) for row in snapshot if row[0] == "counted"}
+    moved = {row[1] for row in snapshot if row[0] == "moved"}
+    again: list[str] = []
+    for sku in missing:
+        if sku not in levels:
+            with store_faults():
+                client.delete(keys.level(sku))
+            continue
+        taken = [r for r in held if r[2] == sku and (r[0], r[1]) not in counted and r[0] not in moved]
+        version, units, free = levels[sku]
+        names = [keys.stock(sku), keys.level(sku), keys.RESERVATIONS]
+        args = [nonce, free - sum(int(r[3]) for r in taken), version, units]
+        with store_faults():
+            reply = scripts.run(client, "finish_load", names, args + [part for r in taken for part in r[:2]])
+        if reply == "changed":
+            again.append(sku)
+    return again, set(missing) - set(levels)
+
+
+def unload(client: "redis.Redis", skus: Iterable[str]) -> None:
+    """Forget counters that can't be trusted; they are loaded before their next use."""
+    with store_faults():
+        scripts.run(client, "unload", [], list(skus))
+
+
+def sync_levels(client: "redis.Redis", skus: Sequence[str], *, reservation: str = "") -> None:
+    """Bring Redis to the books' present levels. `reservation`: a movement's, whose units the new level contains."""
+    with store_faults():
+        for sku, version, units, _ in rows("levels", skus=list(skus)):
+            names = [keys.stock(sku), keys.level(sku), keys.RESERVATIONS]
+            scripts.run(client, "sync_level", names, [version, units, reservation])
+
+
+class Locked(Exception):
+    """Somebody else kept a lock for as long as we were ready to wait."""
+
+
+@contextmanager
+def locks(client: "redis.Redis", holder: str, skus: Sequence[str], *, patience_s: float) -> Iterator[None]:
+    """Hold the locks of SKUs, all taken at once or none; waits with jitter, then raises `Locked`.
+
+    The lock keeps a SKU's change to one process at a time. Nothing relies on it: whoever freezes here for longer than the
+    lock lives meets versions, tokens and PostgreSQL's constraint.
+    """
+    names = [keys.lock(sku) for sku in skus]
+    deadline = time.monotonic() + patience_s
+    while True:
+        with store_faults():
+            if scripts.run(client, "lock", names, [holder, keys.LOCK_TTL_MS]) == "taken":
+                break
+        if time.monotonic() > deadline:
+            raise Locked(f"{skus[0]} is locked")
+        time.sleep(random.uniform(0.002, 0.02))
+    try:
+        yield
+    finally:
+        with store_faults():
+            scripts.run(client, "unlock", names, [holder])

@@ -1,0 +1,143 @@
+"""The sweeper: whatever an order waits for and nobody does any more, because somebody died, is set going again.
+
+It only repeats steps that are safe to repeat, so a sweep too many costs time and nothing else.
+"""
+
+import json
+import time
+from typing import Any
+
+import msgspec
+import redis
+import structlog
+
+from shop import books, clients, fulfilment, keys, queue, scripts, stock
+from shop.domain import Order
+from shop.stores import rows, store_faults
+
+log = structlog.get_logger()
+
+#: Orders looked at in one sweep.
+SWEEP_BATCH = 500
+#: Enqueued again after so long, if it is still open then.
+NEXT_LOOK_MS = 30_000
+#: A cancellation asked for so long ago lost its message.
+CANCEL_AFTER_MS = 5_000
+#: A reservation of no open order and so old belongs to a movement whose process died.
+ORPHAN_AFTER_MS = 30_000
+HEARTBEAT_TTL_S = 30
+
+_document = msgspec.json.Decoder(Order)
+
+
+def sweep(client: "redis.Redis") -> dict[str, int]:
+    """One sweep: how many orders were enqueued again, cancelled, and reservations closed. Raises `StoreUnavailable`."""
+    now_ms = int(time.time() * 1000)
+    found = {
+        "enqueued": enqueue_due(client, now_ms),
+        "cancelled": cancel_overdue(client, now_ms),
+        "closed": close_orphans(client, now_ms),
+    }
+    sync_recent_levels(client)
+    clients.publish_keys()
+    with store_faults():
+        client.set(keys.SWEEPER_HEARTBEAT, now_ms, ex=HEARTBEAT_TTL_S)
+    if any(found.values()):
+        log.info("swept", **found)
+    return found
+
+
+def enqueue_due(client: "redis.Redis", now_ms: int) -> int:
+    """Enqueue open orders that are overdue and can't be merely waiting in line."""
+    with store_faults():
+        due: list[str] = client.zrangebyscore(keys.OPEN_ORDERS, "-inf", now_ms, start=0, num=SWEEP_BATCH)
+        head_ms = _head_accepted_at_ms(client) if due else None
+    return sum(_enqueue_again(client, order_id, now_ms, head_ms) for order_id in due)
+
+
+def _head_accepted_at_ms(client: "redis.Redis") -> int | None:
+    """When the order that is next in line was accepted; None where nobody is in line, or the line is elsewhere.
+
+    The line is first in, first out: an open order accepted before its head is not in it. A long line is no fault, and
+    enqueueing it all again would only make it longer.
+    """
+    if not queue.BROKER_IS_LEDGER:
+        return None
+    head = client.lindex(keys.ORDER_QUEUE, -1)
+    if head is None:
+        return None
+    try:
+        document = client.hget(keys.order(json.loads(head)["headers"]["id"]), "document")
+        return _document.decode(document).accepted_at_ms if document else None
+    except (ValueError, KeyError, TypeError):
+        return None  # not a message of ours: the worker throws it out
+
+
+def _enqueue_again(client: "redis.Redis", order_id: str, now_ms: int, head_ms: int | None) -> bool:
+    with store_faults():
+        document = client.hget(keys.order(order_id), "document")
+        if document is None:
+            return _forget(client, order_id)
+        order = _document.decode(document)
+        next_look_ms = now_ms + NEXT_LOOK_MS
+        if head_ms is not None and order.accepted_at_ms > head_ms:
+            client.zadd(keys.OPEN_ORDERS, {order_id: next_look_ms}, xx=True)
+            return False
+        message = queue.fulfil_message(order) if queue.BROKER_IS_LEDGER else ""
+        names = [keys.OPEN_ORDERS, queue.broker_key()]
+        queued = scripts.run(client, "requeue", names, [order_id, message, next_look_ms]) == "queued"
+    if queued and not queue.BROKER_IS_LEDGER:
+        queue.publish(queue.FULFIL_TASK, order.id, order)
+    return queued
+
+
+def _forget(client: "redis.Redis", order_id: str) -> bool:
+    """An open order without a record: somebody deleted it. If it ended, it is closed; else there is nothing to go on with."""
+    found = books.recorded([order_id])
+    if not found:
+        log.error("open order has no record, nothing can be done for it", order=order_id)
+    client.zrem(keys.OPEN_ORDERS, order_id)
+    return False
+
+
+def cancel_overdue(client: "redis.Redis", now_ms: int) -> int:
+    """Carry out cancellations whose message was lost. Those of queued orders wait for the order's own worker."""
+    with store_faults():
+        overdue = client.zrangebyscore(keys.CANCELLATIONS, "-inf", now_ms - CANCEL_AFTER_MS, start=0, num=SWEEP_BATCH)
+        for order_id in overdue:
+            fulfilment.cancel(order_id, client=client)
+            if client.zscore(keys.OPEN_ORDERS, order_id) is None:
+                client.zrem(keys.CANCELLATIONS, order_id)
+    return len(overdue)
+
+
+def close_orphans(client: "redis.Redis", now_ms: int) -> int:
+    """Close old reservations that no open order stands behind: of stock movements, and of records that were lost."""
+    with store_faults():
+        held: dict[str, str] = client.hgetall(keys.RESERVATIONS)
+        closed = 0
+        for owner, packed in held.items():
+            token, taken_at_ms, *lines = json.loads(packed)
+            if now_ms - int(taken_at_ms) > ORPHAN_AFTER_MS and client.zscore(keys.OPEN_ORDERS, owner) is None:
+                _close(client, owner, token, lines[::2])
+                closed += 1
+        return closed
+
+
+def _close(client: "redis.Redis", owner: str, token: str, skus: list[Any]) -> None:
+    """What the books know of the owner decides: counted units are spent, others go back on sale."""
+    log.warning("closing a reservation that nobody works on", owner=owner)
+    if fulfilment.settle_again(owner, client=client):
+        return
+    if rows("movement", request=owner):
+        stock.sync_levels(client, skus, reservation=owner)
+    else:
+        scripts.run(client, "give_back", [keys.RESERVATIONS], [owner, token])
+
+
+def sync_recent_levels(client: "redis.Redis") -> None:
+    """Bring Redis along with stock changes whose process died between PostgreSQL and Redis."""
+    with store_faults():
+        changed = [sku for (sku,) in rows("recent_levels")]
+        if changed:
+            stock.sync_levels(client, changed)

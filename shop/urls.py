@@ -1,0 +1,20 @@
+"""Every address of the system. Those under /api and the operational ones are answered by `shop.web.asgi` itself."""
+
+from django.contrib import admin
+from django.urls import path
+
+from shop.web import metrics, operations, orders, products
+
+
+urlpatterns = [
+    path("api/v1/orders", orders.collection),
+    path("api/v1/orders/<uuid:order_id>", orders.detail),
+    path("api/v1/orders/<uuid:order_id>/cancel", orders.cancel),
+    path("api/v1/products", products.collection),
+    path("api/v1/products/<path:sku>/stock-movements", products.stock_movements),
+    path("api/v1/products/<path:sku>", products.detail),
+    path("healthz", operations.healthz),
+    path("readyz", operations.readyz),
+    path("metrics", metrics.metrics),
+    path("admin/", admin.site.urls),
+]

@@ -1,0 +1,134 @@
+"""The web process: API requests run inside the event loop, everything else goes to Django's own handler.
+
+API views are plain Django views that await their stores; they need none of Django's middleware (no session, no CSRF, no
+redirects), whose adaptation to async costs more than the whole of an order's acceptance. One loop per process: the
+requests that arrive while Redis answers share the next round trip (`shop.intake`), and thousands can wait for a result.
+"""
+
+import io
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
+django.setup(set_prefix=False)
+
+import structlog  # noqa: E402 - Django must be set up before anything of the shop is imported
+from django.conf import settings  # noqa: E402
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest  # noqa: E402
+from django.http import HttpResponse  # noqa: E402
+from django.urls import Resolver404, get_resolver  # noqa: E402
+
+from shop import queue, results, storage_check  # noqa: E402
+from shop.stores import StoreUnavailable, web_database, web_redis  # noqa: E402
+from shop.web import metrics  # noqa: E402
+from shop.web.parsing import request_id  # noqa: E402
+from shop.web.problems import Kind, Problem  # noqa: E402
+from shop.web.problems import response as problem_response  # noqa: E402
+
+log = structlog.get_logger()
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+_OURS = ("/api/", "/healthz", "/readyz", "/metrics")
+
+
+class Disconnected(Exception):
+    """The client went away in the middle of its request."""
+
+
+async def api(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer one API request."""
+    sent_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    identity = request_id(sent_id.decode("latin-1") or None)
+    structlog.contextvars.bind_contextvars(request_id=identity)
+    try:
+        response = await _answer(scope, receive)
+    except Disconnected:
+        return
+    finally:
+        structlog.contextvars.clear_contextvars()
+    response.headers["X-Request-ID"] = identity
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.setdefault("Cache-Control", "no-store")
+    metrics.count_request(scope["method"], response.status_code)
+    await _send(response, send, with_body=scope["method"] != "HEAD")
+
+
+async def _answer(scope: Scope, receive: Receive) -> HttpResponse:
+    try:
+        body = await _body(scope, receive)
+        request = ASGIRequest(scope, io.BytesIO(body))
+        found = get_resolver().resolve(request.path_info)
+        response: HttpResponse = await found.func(request, *found.args, **found.kwargs)
+        return response
+    except Problem as problem:
+        return problem_response(problem)
+    except Resolver404:
+        return problem_response(Problem(kind=Kind.NOT_FOUND))
+    except StoreUnavailable as away:
+        log.warning("store unavailable", reason=str(away))
+        return problem_response(Problem(kind=Kind.UNAVAILABLE))
+    except Disconnected:
+        raise
+    except Exception:
+        log.exception("unexpected error", path=scope["path"])
+        return problem_response(Problem(kind=Kind.INTERNAL_ERROR))
+
+
+async def _body(scope: Scope, receive: Receive) -> bytes:
+    """The whole body, at most `MAX_BODY_BYTES` of it. Raises `Problem` for a larger one, as soon as that is known."""
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    if declared.isdigit() and int(declared) > settings.MAX_BODY_BYTES:
+        raise Problem(kind=Kind.PAYLOAD_TOO_LARGE)
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        body += message.get("body", b"")
+        if len(body) > settings.MAX_BODY_BYTES:
+            raise Problem(kind=Kind.PAYLOAD_TOO_LARGE)
+        if not message.get("more_body", False):
+            return body
+
+
+async def _send(response: HttpResponse, send: Send, *, with_body: bool) -> None:
+    body = response.content
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
+    if response.status_code != 304:
+        headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": body if with_body else b""})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            queue.fulfil_message(queue.EXAMPLE)  # build the template now, not in the first order
+            await storage_check.warn_about_redis()
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            await results.settlements.close()
+            await web_database.close()
+            await web_redis().aclose()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+
+
+_pages = ASGIHandler()
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """The ASGI application that granian serves."""
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+    elif scope["path"].startswith(_OURS):
+        await api(scope, receive, send)
+    else:
+        await _pages(scope, receive, send)

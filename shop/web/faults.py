@@ -1,0 +1,153 @@
+"""What is wrong with a body, place by place: the slow and talkative twin of the decoder."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from shop.domain import QUANTITY_MAX, SKU_MAX_LENGTH, TEXT_MAX_LENGTH
+from shop.web.schemas import SKU_PATTERN, STOCK_DELTA_MAX, TEXT_PATTERN, FieldError
+
+Faults = Iterator[FieldError]
+Check = Callable[[Any, str], Faults]
+
+_SKU = re.compile(SKU_PATTERN)
+_TEXT = re.compile(TEXT_PATTERN)
+
+
+def is_sku(text: str) -> bool:
+    """Whether the text may be a SKU: 1 to 64 printable characters, blanks only between others."""
+    return len(text) <= SKU_MAX_LENGTH and _SKU.fullmatch(text) is not None
+
+
+def is_text(text: str) -> bool:
+    """Whether the text may be a customer, a reference or a reason: 1 to 255 characters, none a control."""
+    return len(text) <= TEXT_MAX_LENGTH and _TEXT.fullmatch(text) is not None
+
+
+class JsonObject(dict[str, Any]):
+    """A JSON object that knows which members it was given more than once (RFC 8259, 4)."""
+
+    repeated: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, members: list[tuple[str, Any]]) -> "JsonObject":
+        """An `object_pairs_hook` for `json.loads`."""
+        result = cls(members)
+        if len(result) < len(members):
+            counts = Counter(name for name, _ in members)
+            result.repeated = tuple(name for name, count in counts.items() if count > 1)
+        return result
+
+
+def order_faults(document: object, *, max_lines: int) -> Faults:
+    """Every fault of what should be an `OrderRequest`. There are none if and only if it is one."""
+    members: dict[str, Check] = {
+        "items": partial(_item_list_faults, max_lines=max_lines),
+        "customer": _optional_text_faults,
+        "reference": _optional_text_faults,
+    }
+    return _object_faults(document, "", members, required=("items",))
+
+
+def stock_movement_faults(document: object) -> Faults:
+    """Every fault of what should be a `StockMovementRequest`."""
+    members: dict[str, Check] = {"delta": _delta_faults, "reason": _text_faults}
+    return _object_faults(document, "", members, required=("delta", "reason"))
+
+
+def _object_faults(
+    value: object, pointer: str, members: Mapping[str, Check], required: Iterable[str]
+) -> Faults:
+    if not isinstance(value, JsonObject):
+        yield FieldError(pointer, f"must be an object, not {_type_name(value)}")
+        return
+    for name in required:
+        if name not in value:
+            yield FieldError(f"{pointer}/{name}", "is missing")
+    for name in value.repeated:
+        yield FieldError(f"{pointer}/{_escaped(name)}", "is given more than once")
+    for name, member in value.items():
+        check = members.get(name)
+        if check is None:
+            yield FieldError(f"{pointer}/{_escaped(name)}", f"is unknown; known are {', '.join(members)}")
+        else:
+            yield from check(member, f"{pointer}/{name}")
+
+
+def _item_list_faults(value: object, pointer: str, *, max_lines: int) -> Faults:
+    if not isinstance(value, list):
+        yield FieldError(pointer, f"must be an array of items, not {_type_name(value)}")
+        return
+    if not 1 <= len(value) <= max_lines:
+        yield FieldError(pointer, f"must hold 1 to {max_lines} items, not {len(value)}")
+    members: dict[str, Check] = {"sku": _sku_faults, "quantity": _quantity_faults}
+    for position, item in enumerate(value):
+        yield from _object_faults(item, f"{pointer}/{position}", members, required=("sku", "quantity"))
+
+
+def _string_faults(value: object, pointer: str, *, most: int) -> Faults:
+    if not isinstance(value, str):
+        yield FieldError(pointer, f"must be a string, not {_type_name(value)}")
+    elif not 1 <= len(value) <= most:
+        yield FieldError(pointer, f"must have 1 to {most} characters, not {len(value)}")
+
+
+def _sku_faults(value: Any, pointer: str) -> Faults:
+    fault = next(_string_faults(value, pointer, most=SKU_MAX_LENGTH), None)
+    if fault:
+        yield fault
+    elif value.strip(" ") != value:
+        yield FieldError(pointer, "must not begin or end with a blank")
+    elif not is_sku(value):
+        yield FieldError(
+            pointer, "must be printable: no control or format characters, no separators but blanks"
+        )
+
+
+def _text_faults(value: Any, pointer: str) -> Faults:
+    fault = next(_string_faults(value, pointer, most=TEXT_MAX_LENGTH), None)
+    if fault:
+        yield fault
+    elif not is_text(value):
+        yield FieldError(pointer, "must not hold control characters")
+
+
+def _optional_text_faults(value: Any, pointer: str) -> Faults:
+    return iter(()) if value is None else _text_faults(value, pointer)
+
+
+def _integer_faults(value: Any, pointer: str, *, least: int, most: int) -> Faults:
+    if type(value) is not int:
+        yield FieldError(pointer, f"must be an integer, not {_type_name(value)}")
+    elif not least <= value <= most:
+        yield FieldError(pointer, f"must be from {least} to {most}")
+
+
+_quantity_faults = partial(_integer_faults, least=1, most=QUANTITY_MAX)
+
+
+def _delta_faults(value: Any, pointer: str) -> Faults:
+    if type(value) is int and value == 0:
+        yield FieldError(pointer, "must not be zero")
+    yield from _integer_faults(value, pointer, least=-STOCK_DELTA_MAX, most=STOCK_DELTA_MAX)
+
+
+def _escaped(name: str) -> str:
+    """A member's name as a part of an RFC 6901 pointer."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+_TYPE_NAMES = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number with fraction or exponent",
+    str: "a string",
+    list: "an array",
+    JsonObject: "an object",
+}
+
+
+def _type_name(value: object) -> str:
+    return _TYPE_NAMES.get(type(value), "null")

@@ -1,0 +1,51 @@
+"""What Prometheus may ask: counts of this process, and the state of the queue."""
+
+from django.http import HttpRequest, HttpResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
+
+from shop import keys
+from shop.intake import Intake
+from shop.stores import StoreUnavailable, store_faults, web_redis
+from shop.web.problems import require_method
+
+registry = CollectorRegistry()
+_requests = Counter(
+    "reserva_http_requests", "API requests answered by this process.", ["method", "status"], registry=registry
+)
+_intake = Counter(
+    "reserva_intake", "What became of orders posted to this process.", ["outcome"], registry=registry
+)
+_up = Gauge("reserva_redis_up", "Whether Redis answered this scrape.", registry=registry)
+_open = Gauge("reserva_open_orders", "Orders accepted and without a final state.", registry=registry)
+_queue = Gauge("reserva_queue_messages", "Messages of orders waiting for a worker.", registry=registry)
+_reservations = Gauge("reserva_open_reservations", "Reservations not settled yet.", registry=registry)
+
+
+def count_request(method: str, status: int) -> None:
+    """Count an answered request."""
+    known = method if method in {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"} else "other"
+    _requests.labels(known, str(status)).inc()
+
+
+def count_intake(answer: Intake) -> None:
+    """Count what became of an order that was posted."""
+    _intake.labels(type(answer).__name__.lower()).inc()
+
+
+async def metrics(request: HttpRequest) -> HttpResponse:
+    """`GET /metrics`"""
+    require_method(request.method, "GET", "HEAD")
+    try:
+        with store_faults():
+            pipe = web_redis().pipeline(transaction=False)
+            pipe.zcard(keys.OPEN_ORDERS)
+            pipe.llen(keys.ORDER_QUEUE)
+            pipe.hlen(keys.RESERVATIONS)
+            open_orders, waiting, reservations = await pipe.execute()
+        _open.set(open_orders)
+        _queue.set(waiting)
+        _reservations.set(reservations)
+        _up.set(1)
+    except StoreUnavailable:
+        _up.set(0)
+    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

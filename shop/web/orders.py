@@ -1,0 +1,140 @@
+"""Placing, polling and cancelling orders over HTTP."""
+
+import hashlib
+import time
+import uuid
+from datetime import UTC, datetime
+from functools import partial
+
+import msgspec
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+
+from shop import intake, results
+from shop.cancellation import Cancellation, request_cancel
+from shop.domain import Line, Status
+from shop.intake import Accepted, OrderIntake, QueueFull, RateLimited, Replayed, Reused
+from shop.results import OrderState
+from shop.web import metrics
+from shop.web.access import require, sent
+from shop.web.parsing import parse_idempotency_key, parse_order, parse_prefer_wait
+from shop.web.problems import Kind, Problem, require_method
+from shop.web.schemas import OrderAnswer, OrderLine
+
+_json = msgspec.json.Encoder()
+_intake = OrderIntake()
+
+#: When a client should look again for an order that is queued, in seconds.
+RETRY_AFTER = "1"
+
+
+async def collection(request: HttpRequest) -> HttpResponse:
+    """`POST /api/v1/orders`"""
+    require_method(request.method, "POST")
+    client = await require(request, "orders")
+    key = parse_idempotency_key(sent(request, "Idempotency-Key"))
+    asked = parse_order(
+        request.body, request.headers.get("Content-Type", ""), max_lines=settings.MAX_ORDER_LINES
+    )
+    order = intake.new_order(
+        client=client.name,
+        key=key,
+        lines=[Line(item.sku, item.quantity) for item in asked.items],
+        customer=asked.customer,
+        reference=asked.reference,
+        now_ms=int(time.time() * 1000),
+    )
+    answer = await _intake.accept(order, key)
+    metrics.count_intake(answer)
+    match answer:
+        case Accepted():
+            state = OrderState(
+                order=order, status=Status.QUEUED, reason=None, updated_at_ms=order.accepted_at_ms
+            )
+            return _accepted(state)
+        case Replayed(known):
+            found = await results.find(known, client.name)
+            if found is None:
+                raise Problem(kind=Kind.UNAVAILABLE)  # between its two homes: there the next time
+            return _accepted(found, {"Idempotency-Replayed": "true"})
+        case Reused():
+            raise Problem(kind=Kind.IDEMPOTENCY_KEY_REUSED)
+        case RateLimited(wait_ms):
+            raise Problem(kind=Kind.RATE_LIMITED, headers={"Retry-After": str(-(-wait_ms // 1000))})
+        case QueueFull():
+            raise Problem(kind=Kind.QUEUE_FULL)
+
+
+async def detail(request: HttpRequest, order_id: uuid.UUID) -> HttpResponse:
+    """`GET /api/v1/orders/{id}`"""
+    require_method(request.method, "GET", "HEAD")
+    client = await require(request, "orders")
+    seconds = parse_prefer_wait(sent(request, "Prefer"))
+    find = results.find if seconds is None else partial(results.wait, seconds=seconds)
+    state = await find(str(order_id), client.name)
+    if state is None:
+        raise Problem(kind=Kind.NOT_FOUND)
+    headers = {} if seconds is None else {"Preference-Applied": f"wait={seconds}"}
+    return _present(request, state, headers)
+
+
+async def cancel(request: HttpRequest, order_id: uuid.UUID) -> HttpResponse:
+    """`POST /api/v1/orders/{id}/cancel`"""
+    require_method(request.method, "POST")
+    client = await require(request, "orders")
+    match await request_cancel(str(order_id), client.name):
+        case Cancellation.UNKNOWN:
+            raise Problem(kind=Kind.NOT_FOUND)
+        case Cancellation.REFUSED:
+            raise Problem(kind=Kind.NOT_CANCELLABLE)
+    state = await results.find(str(order_id), client.name)
+    if state is None:
+        raise Problem(kind=Kind.UNAVAILABLE)
+    return _accepted(state)
+
+
+def _accepted(state: OrderState, headers: dict[str, str] | None = None) -> HttpResponse:
+    answer = _answer(state)
+    return HttpResponse(
+        _json.encode(answer),
+        status=202,
+        content_type="application/json",
+        headers={"Location": answer.href, "Retry-After": RETRY_AFTER, **(headers or {})},
+    )
+
+
+def _present(request: HttpRequest, state: OrderState, headers: dict[str, str]) -> HttpResponse:
+    body = _json.encode(_answer(state))
+    if state.status is Status.QUEUED:
+        headers["Retry-After"] = RETRY_AFTER
+        return HttpResponse(body, content_type="application/json", headers=headers)
+    tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    headers |= {"ETag": tag, "Cache-Control": "private, no-cache"}
+    if _matches(request.headers.get("If-None-Match", ""), tag):
+        return HttpResponse(status=304, headers=headers)
+    return HttpResponse(body, content_type="application/json", headers=headers)
+
+
+def _matches(sent_tags: str, tag: str) -> bool:
+    """Weak comparison against a list of entity tags (RFC 9110, 13.1.2)."""
+    tags = [part.strip().removeprefix("W/") for part in sent_tags.split(",")]
+    return tag in tags or tags == ["*"]
+
+
+def _answer(state: OrderState) -> OrderAnswer:
+    order = state.order
+    return OrderAnswer(
+        id=order.id,
+        status=state.status,
+        items=[OrderLine(line.sku, line.quantity) for line in order.lines],
+        customer=order.customer,
+        reference=order.reference,
+        created_at=_moment(order.accepted_at_ms),
+        updated_at=_moment(state.updated_at_ms),
+        href=f"/api/v1/orders/{order.id}",
+        reason=state.reason or msgspec.UNSET,
+    )
+
+
+def _moment(unix_ms: int) -> datetime:
+    return datetime.fromtimestamp(unix_ms / 1000, UTC)

@@ -1,0 +1,144 @@
+"""Everything that can go wrong for a client: the catalogue of problems, and their answers (RFC 9457)."""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+from django.http import HttpResponse
+from msgspec import UNSET
+
+from shop.web.schemas import FieldError, ProblemDocument
+
+MEDIA_TYPE: Final = "application/problem+json"
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+
+_json = msgspec.json.Encoder()
+
+
+class Kind(Enum):
+    """A kind of problem: its HTTP status, its title, what the client should do, and headers it always has.
+
+    The advice is the `detail` where a problem has nothing more exact to say. `Retry-After` is in seconds.
+    """
+
+    MALFORMED_JSON = (400, "Malformed JSON", "Send one JSON value (RFC 8259) in UTF-8.")
+    INVALID_IDEMPOTENCY_KEY = (
+        400,
+        "Missing or invalid idempotency key",
+        "Send one Idempotency-Key of 1 to 255 visible ASCII characters, a new one for each new request.",
+    )
+    INVALID_REQUEST = (400, "Invalid request", "Correct the query parameter that the detail names.")
+    UNAUTHORIZED = (
+        401,
+        "No valid API key",
+        "Send `Authorization: Bearer <api key>` with a key that has not been revoked.",
+        {"WWW-Authenticate": "Bearer"},
+    )
+    FORBIDDEN = (403, "Not allowed", "Use an API key that has the scope which this operation asks for.")
+    NOT_FOUND = (404, "Not found", "Check the address: there is nothing here, or nothing that is yours.")
+    METHOD_NOT_ALLOWED = (405, "Method not allowed", "Use one of the methods that the Allow header names.")
+    NOT_CANCELLABLE = (
+        409,
+        "Order cannot be cancelled",
+        "Leave the order as it is: it was rejected or failed and holds no stock.",
+    )
+    INSUFFICIENT_STOCK = (
+        409,
+        "Insufficient stock",
+        "Take away less, or wait: units that are promised to orders cannot be taken.",
+    )
+    PAYLOAD_TOO_LARGE = (413, "Body too large", "Send a smaller body, and a large order as several orders.")
+    UNSUPPORTED_MEDIA_TYPE = (
+        415,
+        "Unsupported media type",
+        "Send `Content-Type: application/json`; the only charset is UTF-8.",
+    )
+    INVALID_ORDER = (
+        422,
+        "Invalid order",
+        "Correct the places that `errors` names; the idempotency key is still unused.",
+    )
+    INVALID_STOCK_MOVEMENT = (
+        422,
+        "Invalid stock movement",
+        "Correct the places that `errors` names; the idempotency key is still unused.",
+    )
+    IDEMPOTENCY_KEY_REUSED = (
+        422,
+        "Idempotency key reused",
+        "Send what is new under a new key; this key stands for something else, which is untouched.",
+    )
+    RATE_LIMITED = (
+        429,
+        "Too many requests",
+        "Send the same request, with the same key, after Retry-After.",
+        {"Retry-After": "1"},
+    )
+    INTERNAL_ERROR = (
+        500,
+        "Internal error",
+        "Send the same request, with the same key, again; if it stays, report the X-Request-ID.",
+    )
+    QUEUE_FULL = (
+        503,
+        "Too many orders are waiting",
+        "Send the same request, with the same key, after Retry-After.",
+        {"Retry-After": "5"},
+    )
+    UNAVAILABLE = (
+        503,
+        "Temporarily unavailable",
+        "Send the same request, with the same key, after Retry-After.",
+        {"Retry-After": "2"},
+    )
+
+    def __init__(self, status: int, title: str, advice: str, headers: Mapping[str, str] = _NONE) -> None:
+        self.status = status
+        self.title = title
+        self.advice = advice
+        self.headers = headers
+
+    @property
+    def slug(self) -> str:
+        """The `type` in the answer, a relative reference: `malformed-json`."""
+        return self.name.lower().replace("_", "-")
+
+
+class Problem(Exception):  # noqa: N818 - RFC 9457 calls it so
+    """The request cannot be served; `response` makes the answer. Headers here win over those of the kind."""
+
+    def __init__(
+        self,
+        *,
+        kind: Kind,
+        detail: str | None = None,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] = _NONE,
+    ) -> None:
+        self.kind = kind
+        self.detail = kind.advice if detail is None else detail
+        self.errors = errors
+        self.headers = {**kind.headers, **headers}
+        super().__init__(f"{kind.slug}: {self.detail}")
+
+
+def response(problem: Problem) -> HttpResponse:
+    """The answer to a request that met a problem; equal problems give equal bytes."""
+    document = ProblemDocument(
+        type=problem.kind.slug,
+        title=problem.kind.title,
+        status=problem.kind.status,
+        detail=problem.detail,
+        errors=list(problem.errors) or UNSET,
+    )
+    return HttpResponse(
+        _json.encode(document), status=problem.kind.status, content_type=MEDIA_TYPE, headers=problem.headers
+    )
+
+
+def require_method(method: str | None, *allowed: str) -> None:
+    """Raise `Problem`, with an Allow header (RFC 9110, 15.5.6), unless the method is an allowed one."""
+    if method not in allowed:
+        raise Problem(kind=Kind.METHOD_NOT_ALLOWED, headers={"Allow": ", ".join(allowed)})

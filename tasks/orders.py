@@ -1,0 +1,78 @@
+"""What may be asked of a worker about orders, and what happens when it fails.
+
+An order that ends is a task that succeeds, whatever its end, but for `failed`. A store that is away, a lock that stays
+taken and a task that takes too long put the order back in line. Anything else is a bug: it is tried again too, because the
+order was promised an end, and each try counts; the count ends in Redis (`MAX_ATTEMPTS`), which survives the process.
+"""
+
+import random
+from typing import Any
+
+import msgspec
+import structlog
+from celery import Task
+from celery.exceptions import SoftTimeLimitExceeded
+
+from shop.domain import Order, Status
+from shop.fulfilment import Busy, cancel, forgive, fulfil
+from shop.stores import StoreUnavailable, redis_client
+from workers.app import app
+
+log = structlog.get_logger()
+
+#: Seconds between tries while a store is away: soon at first, then steadily; far below the visibility timeout, because a
+#: task that waits is a message not acknowledged.
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 4.0
+
+
+class OrderFailed(Exception):
+    """The order ended as `failed`: it was tried too often. Its stock is free again."""
+
+
+class NotAnOrder(Exception):
+    """The message holds no order of ours; it is dropped, because no try can make it one."""
+
+
+def wait_s(retries: int) -> float:
+    """Seconds before the next try, with jitter so that a crowd does not come back at once."""
+    longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(retries, 10))
+    return random.uniform(longest / 2, longest)
+
+
+@app.task(name="tasks.orders.fulfil_order", bind=True, max_retries=None)
+def fulfil_order(self: "Task[Any, Any]", document: dict[str, Any]) -> str:
+    """Bring an order to its end. Returns its status."""
+    try:
+        order = msgspec.convert(document, Order)
+    except msgspec.ValidationError as error:
+        raise NotAnOrder(str(error)) from error
+    try:
+        outcome = fulfil([order], client=redis_client())[order.id]
+    except StoreUnavailable as away:
+        raise again(self, away) from away
+    except SoftTimeLimitExceeded as late:
+        forgive([order.id], client=redis_client())
+        raise again(self, late) from late
+    except Exception as bug:
+        log.exception("fulfilment failed", order=order.id)
+        raise again(self, bug) from bug
+    if isinstance(outcome, Busy):
+        raise again(self, TimeoutError(f"{outcome.sku} stays locked"))
+    if outcome is Status.FAILED:
+        raise OrderFailed(order.id)
+    return outcome.value
+
+
+@app.task(name="tasks.orders.cancel_order", bind=True, max_retries=None)
+def cancel_order(self: "Task[Any, Any]", order_id: str) -> str:
+    """Cancel an order that was confirmed. Returns its status."""
+    try:
+        outcome = cancel(order_id, client=redis_client())
+    except (StoreUnavailable, SoftTimeLimitExceeded) as away:
+        raise again(self, away) from away
+    return outcome.value if isinstance(outcome, Status) else Status.QUEUED.value
+
+
+def again(task: "Task[Any, Any]", reason: Exception) -> Exception:
+    """What a task raises to be put back in line; it shows as RETRY, with the reason, in Flower."""
+    return task.retry(exc=reason, countdown=wait_s(task.request.retries), throw=False)

@@ -1,0 +1,107 @@
+"""Valid things, so that a test states only what it is about, and the check that holds at rest."""
+
+import itertools
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from decimal import Decimal
+
+import redis
+
+from shop import intake, keys, reconciliation, scripts
+from shop.domain import Line, Order
+from shop.models import Product, StockMovement
+from shop.models import Order as OrderRow
+
+_numbers = itertools.count()
+
+
+def a_sku(stock: int | None = 10) -> str:
+    """A new SKU with `stock` units on sale; None: a SKU that does not exist."""
+    sku = f"SKU {next(_numbers)}-{uuid.uuid4().hex[:6]}"
+    if stock is not None:
+        Product.objects.create(sku=sku, name="A product", price=Decimal("2.50"), on_sale=stock)
+        StockMovement.objects.create(sku=sku, kind=StockMovement.Kind.OPENING, delta=stock)
+    return sku
+
+
+def an_order(*lines: tuple[str, int], client: str = "shop", key: str | None = None) -> Order:
+    """An order for these SKUs and quantities."""
+    return intake.new_order(
+        client=client,
+        key=key or uuid.uuid4().hex,
+        lines=[Line(sku, quantity) for sku, quantity in lines],
+        customer=None,
+        reference=None,
+        now_ms=int(time.time() * 1000),
+    )
+
+
+def accepted(client: "redis.Redis", *orders: Order) -> list[Order]:
+    """Orders with a record in Redis, as after their 202, and no message on the queue."""
+    for order in orders:
+        now_ms = int(time.time() * 1000)
+        args = [order.id, order.client, order.fingerprint, intake._json.encode(order), now_ms, now_ms + 20_000]
+        scripts.run(client, "restore", [keys.order(order.id), keys.OPEN_ORDERS], args)
+    return list(orders)
+
+
+def status_in_redis(client: "redis.Redis", order: Order) -> str | None:
+    """What a poller is told."""
+    return client.hget(keys.order(order.id), "status")
+
+
+def status_in_books(order: Order) -> str | None:
+    """What PostgreSQL has decided."""
+    return OrderRow.objects.filter(id=order.id).values_list("status", flat=True).first()
+
+
+def free_in_redis(client: "redis.Redis", sku: str) -> int:
+    """Units free to sell, of a counter that is loaded."""
+    counter = client.get(keys.stock(sku))
+    assert counter is not None, f"{sku} is not loaded"
+    return int(counter)
+
+
+def assert_at_rest(client: "redis.Redis") -> None:
+    """Put on sale = available in Redis + confirmed in PostgreSQL; nothing reserved, locked, open or being cancelled."""
+    assert client.hgetall(keys.RESERVATIONS) == {}
+    assert list(client.scan_iter(match=keys.lock("*"))) == []
+    assert client.zrange(keys.OPEN_ORDERS, 0, -1) == []
+    assert client.zrange(keys.CANCELLATIONS, 0, -1) == []
+    report = reconciliation.reconcile(client, ledger=True)
+    assert [str(difference) for difference in report.differences] == []
+
+
+def at_once(*works: Callable[[], object]) -> list[object]:
+    """Run all of these at the same moment, each in its own thread; their results, or what they raised."""
+    from django.db import connection
+
+    barrier = threading.Barrier(len(works))
+    results: list[object] = [None] * len(works)
+
+    def run(at: int) -> None:
+        barrier.wait()
+        try:
+            results[at] = works[at]()
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            results[at] = error
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=(at,)) for at in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def wait_until(condition: Callable[[], object], *, timeout_s: float = 30, what: str = "the condition") -> None:
+    """Wait for a condition; fails the test when it does not come true in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come true within {timeout_s} s")
+        time.sleep(0.02)

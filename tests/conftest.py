@@ -1,0 +1,74 @@
+"""What every test stands on: a real Redis and a real PostgreSQL, started before Django reads its settings.
+
+`TEST_REDIS_URL` and `TEST_DATABASE_URL` name servers to use instead; their content is the tests' to spoil.
+"""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import django
+import pytest
+import redis
+from django.core.management import call_command
+from django.db import connections
+
+from workers.embedded import PostgresServer, RedisServer
+
+_servers = ExitStack()
+_folder = Path(tempfile.mkdtemp(prefix="reserva-tests-"))
+_servers.callback(shutil.rmtree, _folder)
+
+
+def _start_servers() -> tuple[str, str]:
+    """The addresses of Redis and of PostgreSQL."""
+    redis_url = os.environ.get("TEST_REDIS_URL")
+    database_url = os.environ.get("TEST_DATABASE_URL")
+    if not redis_url:
+        redis_url = _servers.enter_context(RedisServer(_folder / "redis")).url
+    if not database_url:
+        database_url = _servers.enter_context(PostgresServer(_folder / "postgres")).url
+    return redis_url, database_url
+
+
+def pytest_unconfigure() -> None:
+    """Also after Ctrl-C."""
+    _servers.close()
+
+
+try:
+    _redis_url, _database_url = _start_servers()
+except BaseException:
+    _servers.close()
+    raise
+
+os.environ |= {
+    "DJANGO_SETTINGS_MODULE": "shop.settings",
+    "DATABASE_URL": _database_url,
+    "REDIS_URL": _redis_url,
+    "CELERY_BROKER_URL": _redis_url,
+    "SECRET_KEY": secrets.token_urlsafe(32),
+    "ORDER_ID_SECRET": secrets.token_urlsafe(32),
+    "DATA_DIR": str(_folder),
+}
+django.setup()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _migrated_database() -> Iterator[None]:
+    call_command("migrate", verbosity=0)
+    yield
+    connections.close_all()
+
+
+@pytest.fixture
+def client() -> Iterator["redis.Redis"]:
+    """Redis, empty at first."""
+    from shop.stores import redis_client
+
+    redis_client().flushdb()
+    yield redis_client()

@@ -1,0 +1,417 @@
+"""What becomes of orders: with one worker, with many at once, and after each kind of interruption."""
+
+import pytest
+import redis
+
+from shop import books, fulfilment, keys, stock
+from shop.books import Decision
+from shop.domain import LineShortage, Order, ReasonCode, Status
+from shop.fulfilment import Busy, Rules, cancel, fulfil
+from shop.models import Product, StockMovement
+from shop.stores import StoreUnavailable
+from tests.builders import (
+    a_sku,
+    accepted,
+    an_order,
+    assert_at_rest,
+    at_once,
+    free_in_redis,
+    status_in_books,
+    status_in_redis,
+)
+
+NO_LOCKS = Rules(lock_ttl_ms=0)
+
+
+def test_an_order_that_stock_allows_is_confirmed_and_takes_its_units(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 8)))
+
+    outcomes = fulfil([order], client=client)
+
+    assert outcomes == {order.id: Status.CONFIRMED}
+    assert (status_in_redis(client, order), status_in_books(order)) == ("confirmed", "confirmed")
+    assert free_in_redis(client, sku) == 2
+    assert_at_rest(client)
+
+
+@pytest.mark.parametrize("rules", [Rules(), NO_LOCKS], ids=["with locks", "without locks"])
+@pytest.mark.parametrize("round_", range(20))
+def test_ten_units_and_two_simultaneous_orders_for_eight_confirm_exactly_one(
+    client: "redis.Redis", rules: Rules, round_: int
+) -> None:
+    sku = a_sku(stock=10)
+    orders = accepted(client, an_order((sku, 8)), an_order((sku, 8)))
+
+    at_once(*(lambda order=order: fulfil([order], client=client, rules=rules) for order in orders))
+
+    assert sorted(str(status_in_books(order)) for order in orders) == ["confirmed", "rejected"]
+    rejected = next(order for order in orders if status_in_books(order) == "rejected")
+    reason = books.recorded([rejected.id])[rejected.id].reason
+    assert reason is not None
+    assert (reason.code, reason.lines) == (ReasonCode.INSUFFICIENT_STOCK, (LineShortage(sku, 8, 2),))
+    assert free_in_redis(client, sku) == 2
+    assert_at_rest(client)
+
+
+@pytest.mark.parametrize("rules", [Rules(), NO_LOCKS], ids=["with locks", "without locks"])
+def test_five_hundred_buyers_get_a_hundred_units(client: "redis.Redis", rules: Rules) -> None:
+    sku = a_sku(stock=100)
+    orders = accepted(client, *(an_order((sku, 1)) for _ in range(500)))
+
+    def buy(some: list[Order]) -> None:
+        for order in some:
+            fulfil([order], client=client, rules=rules)
+
+    at_once(*(lambda part=part: buy(orders[part::8]) for part in range(8)))
+
+    statuses = [status_in_books(order) for order in orders]
+    assert (statuses.count("confirmed"), statuses.count("rejected")) == (100, 400)
+    assert free_in_redis(client, sku) == 0
+    assert_at_rest(client)
+
+
+def test_a_batch_serves_earlier_orders_first_and_judges_each_by_itself(client: "redis.Redis") -> None:
+    sku, other = a_sku(stock=10), a_sku(stock=1)
+    orders = accepted(
+        client,
+        an_order((sku, 8)),
+        an_order((sku, 8)),
+        an_order((a_sku(stock=None), 1), (other, 1)),
+        an_order((sku, 2), (other, 1)),
+    )
+
+    outcomes = fulfil(orders, client=client)
+
+    assert list(outcomes[order.id] for order in orders) == ["confirmed", "rejected", "rejected", "confirmed"]
+    assert (free_in_redis(client, sku), free_in_redis(client, other)) == (0, 0)
+    assert_at_rest(client)
+
+
+def test_an_order_takes_every_line_or_none(client: "redis.Redis") -> None:
+    plenty, scarce = a_sku(stock=100), a_sku(stock=1)
+    (order,) = accepted(client, an_order((plenty, 5), (scarce, 2)))
+
+    fulfil([order], client=client)
+
+    assert status_in_redis(client, order) == "rejected"
+    assert (free_in_redis(client, plenty), free_in_redis(client, scarce)) == (100, 1)
+    assert_at_rest(client)
+
+
+def test_lines_that_repeat_a_sku_count_as_their_sum(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 6), (sku, 5)))
+
+    fulfil([order], client=client)
+
+    reason = books.recorded([order.id])[order.id].reason
+    assert reason is not None
+    assert reason.lines == (LineShortage(sku, 11, 10),)
+
+
+def test_opposite_lock_orders_end_without_deadlock(client: "redis.Redis") -> None:
+    left, right = a_sku(stock=1000), a_sku(stock=1000)
+    forth = accepted(client, *(an_order((left, 1), (right, 1)) for _ in range(40)))
+    back = accepted(client, *(an_order((right, 1), (left, 1)) for _ in range(40)))
+
+    results = at_once(
+        *(lambda order=order: fulfil([order], client=client) for order in forth[:4] + back[:4]),
+        lambda: fulfil(forth[4:], client=client),
+        lambda: fulfil(back[4:], client=client),
+    )
+
+    assert [result for result in results if isinstance(result, Exception)] == []
+    assert {status_in_books(order) for order in forth + back} == {"confirmed"}
+    assert (free_in_redis(client, left), free_in_redis(client, right)) == (920, 920)
+    assert_at_rest(client)
+
+
+def test_the_same_order_given_to_many_workers_counts_once(client: "redis.Redis") -> None:
+    sku = a_sku(stock=100)
+    (order,) = accepted(client, an_order((sku, 7)))
+
+    at_once(*(lambda: fulfil([order], client=client, rules=NO_LOCKS) for _ in range(8)))
+
+    assert status_in_books(order) == "confirmed"
+    assert free_in_redis(client, sku) == 93
+    assert_at_rest(client)
+
+
+def test_an_order_behind_a_foreign_lock_waits_and_touches_nothing(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+    stock.load(client, [sku])
+    client.set(keys.lock(sku), "somebody-else", px=4000)
+    (order,) = accepted(client, an_order((sku, 1)))
+
+    outcomes = fulfil([order], client=client, rules=Rules(lock_wait_s=0.1))
+
+    assert outcomes == {order.id: Busy(sku=sku)}
+    assert client.get(keys.lock(sku)) == "somebody-else"
+    assert free_in_redis(client, sku) == 10
+    assert status_in_books(order) is None
+
+
+def test_the_lock_of_a_frozen_holder_expires_and_the_next_order_goes_on(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+    client.set(keys.lock(sku), "frozen", px=300)
+    (order,) = accepted(client, an_order((sku, 1)))
+
+    outcomes = fulfil([order], client=client)
+
+    assert outcomes == {order.id: Status.CONFIRMED}
+    assert_at_rest(client)
+
+
+def test_a_holder_that_froze_past_its_lock_does_not_release_the_next_holders(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 1)))
+    record = books.record
+
+    def freeze(decisions: list[Decision]) -> object:
+        client.set(keys.lock(sku), "the next holder", px=4000)
+        return record(decisions)
+
+    monkeypatch.setattr(books, "record", freeze)
+
+    fulfil([order], client=client)
+
+    assert client.get(keys.lock(sku)) == "the next holder"
+
+
+def test_the_lock_is_held_from_reserving_until_the_commit_is_settled(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 1)))
+    record, seen = books.record, []
+
+    def look(decisions: list[Decision]) -> object:
+        recorded = record(decisions)
+        seen.append((client.get(keys.lock(sku)), 0 < client.pttl(keys.lock(sku)) <= 5000))
+        return recorded
+
+    monkeypatch.setattr(books, "record", look)
+
+    fulfil([order], client=client)
+
+    assert seen == [(order.id, True)]
+    assert client.get(keys.lock(sku)) is None
+
+
+class Died(Exception):
+    """Stands for a process that was killed: nothing after this point ran."""
+
+
+@pytest.mark.parametrize("step", ["before the decision", "after the decision"])
+def test_a_worker_that_dies_leaves_the_order_to_the_next_one(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 8)))
+    with monkeypatch.context() as fault:
+        record = books.record
+
+        def die(decisions: list[Decision]) -> object:
+            if step == "after the decision":
+                record(decisions)
+            raise Died
+
+        fault.setattr(books, "record", die)
+        with pytest.raises(Died):
+            fulfil([order], client=client)
+    rival = accepted(client, an_order((sku, 8)))[0]
+
+    outcomes = fulfil([order], client=client) | fulfil([rival], client=client)
+
+    assert (outcomes[order.id], outcomes[rival.id]) == (Status.CONFIRMED, Status.REJECTED)
+    assert free_in_redis(client, sku) == 2
+    assert_at_rest(client)
+
+
+def test_a_worker_that_wakes_up_after_the_order_ended_changes_nothing(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 8)))
+    settle = fulfilment._settle
+
+    def sleep_through_the_order_s_life(*args: object, **kwargs: object) -> object:
+        monkeypatch.setattr(fulfilment, "_settle", settle)
+        fulfil([order], client=client, rules=NO_LOCKS)
+        cancel(order.id, client=client)
+        return settle(*args, **kwargs)
+
+    monkeypatch.setattr(fulfilment, "_settle", sleep_through_the_order_s_life)
+
+    fulfil([order], client=client)
+
+    assert (status_in_redis(client, order), status_in_books(order)) == ("cancelled", "cancelled")
+    assert free_in_redis(client, sku) == 10
+    assert_at_rest(client)
+
+
+@pytest.mark.parametrize("lost", ["everything", "the reservation", "the counter", "the order record"])
+@pytest.mark.parametrize("step", ["before the decision", "after the decision"])
+def test_whatever_redis_loses_under_a_worker_the_books_stay_exact(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch, lost: str, step: str
+) -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 8)))
+    record = books.record
+
+    def lose(decisions: list[Decision]) -> object:
+        recorded = record(decisions) if step == "after the decision" else None
+        match lost:
+            case "everything":
+                client.flushdb()
+            case "the reservation":
+                client.hdel(keys.RESERVATIONS, order.id)
+            case "the counter":
+                client.delete(keys.stock(sku))
+            case "the order record":
+                client.delete(keys.order(order.id))
+        monkeypatch.setattr(books, "record", record)
+        stock.load(client, [sku])
+        return recorded or record(decisions)
+
+    monkeypatch.setattr(books, "record", lose)
+
+    fulfil([order], client=client)
+    rivals = accepted(client, an_order((sku, 8)), an_order((sku, 2)))
+    outcomes = fulfil(rivals, client=client)
+
+    assert status_in_books(order) == "confirmed"
+    assert list(outcomes.values()) == [Status.REJECTED, Status.CONFIRMED]
+    assert free_in_redis(client, sku) == 0
+    assert_at_rest(client)
+
+
+def test_redis_promising_too_much_cannot_oversell(client: "redis.Redis") -> None:
+    sku, other = a_sku(stock=10), a_sku(stock=10)
+    stock.load(client, [sku, other])
+    client.set(keys.stock(sku), 1000)
+    orders = accepted(client, *(an_order((sku, 8), (other, 1)) for _ in range(3)), an_order((other, 1)))
+
+    outcomes = fulfil(orders, client=client)
+
+    assert list(outcomes.values()) == ["confirmed", "rejected", "rejected", "confirmed"]
+    assert Product.objects.get(sku=sku).confirmed == 8
+    assert_at_rest(client)
+
+
+def test_a_counter_that_is_missing_means_not_loaded_and_not_zero(client: "redis.Redis") -> None:
+    sku = a_sku(stock=3)
+    assert client.get(keys.stock(sku)) is None
+    (order,) = accepted(client, an_order((sku, 3)))
+
+    assert fulfil([order], client=client) == {order.id: Status.CONFIRMED}
+
+
+def test_an_order_for_an_unknown_sku_is_rejected_and_names_it(client: "redis.Redis") -> None:
+    known, unknown = a_sku(stock=5), a_sku(stock=None)
+    (order,) = accepted(client, an_order((known, 1), (unknown, 2)))
+
+    fulfil([order], client=client)
+
+    reason = books.recorded([order.id])[order.id].reason
+    assert reason is not None
+    assert (reason.code, reason.lines) == (ReasonCode.UNKNOWN_SKU, (LineShortage(unknown, 2, 0),))
+    assert client.exists(keys.stock(unknown), keys.level(unknown)) == 0
+
+
+def test_an_order_that_kills_its_workers_is_given_up_and_frees_its_stock(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 8)))
+    with monkeypatch.context() as fault:
+
+        def die(decisions: list[Decision]) -> object:
+            raise Died
+
+        fault.setattr(books, "record", die)
+        for _ in range(3):
+            with pytest.raises(Died):
+                fulfil([order], client=client, rules=Rules(max_attempts=3))
+
+    outcomes = fulfil([order], client=client, rules=Rules(max_attempts=3))
+
+    assert outcomes == {order.id: Status.FAILED}
+    assert free_in_redis(client, sku) == 10
+    assert_at_rest(client)
+
+
+def test_a_store_that_is_away_costs_an_order_no_attempt(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 8)))
+    with monkeypatch.context() as fault:
+
+        def away(decisions: list[Decision]) -> object:
+            raise StoreUnavailable("PostgreSQL: gone")
+
+        fault.setattr(books, "record", away)
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable):
+                fulfil([order], client=client, rules=Rules(max_attempts=2))
+    assert client.get(keys.lock(sku)) is None
+
+    assert fulfil([order], client=client, rules=Rules(max_attempts=2)) == {order.id: Status.CONFIRMED}
+    assert_at_rest(client)
+
+
+def test_cancelling_returns_the_units_once_however_often_it_is_done(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 8)))
+    fulfil([order], client=client)
+
+    at_once(*(lambda: cancel(order.id, client=client) for _ in range(6)))
+
+    assert (status_in_redis(client, order), status_in_books(order)) == ("cancelled", "cancelled")
+    assert free_in_redis(client, sku) == 10
+    assert StockMovement.objects.filter(sku=sku, kind="cancellation").count() == 1
+    assert_at_rest(client)
+
+
+@pytest.mark.parametrize("wanted", [1, 100], ids=["would be confirmed", "would be rejected"])
+@pytest.mark.parametrize("moment", ["before the worker begins", "while the worker decides"])
+def test_an_order_cancelled_while_queued_ends_as_cancelled(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch, moment: str, wanted: int
+) -> None:
+    sku = a_sku(stock=10)
+    stock.load(client, [sku])
+    (order,) = accepted(client, an_order((sku, wanted)))
+    record = books.record
+
+    def wish() -> None:
+        client.hset(keys.order(order.id), "cancel", "1")
+        client.zadd(keys.CANCELLATIONS, {order.id: 1})
+
+    def wish_meanwhile(decisions: list[Decision]) -> object:
+        wish()
+        return record(decisions)
+
+    if moment == "before the worker begins":
+        wish()
+    else:
+        monkeypatch.setattr(books, "record", wish_meanwhile)
+
+    outcomes = fulfil([order], client=client)
+
+    assert outcomes == {order.id: Status.CANCELLED}
+    assert (status_in_redis(client, order), status_in_books(order)) == ("cancelled", "cancelled")
+    assert free_in_redis(client, sku) == 10
+    assert_at_rest(client)
+
+
+def test_an_order_of_two_thousand_lines_works(client: "redis.Redis") -> None:
+    skus = [a_sku(stock=2) for _ in range(2000)]
+    (order,) = accepted(client, an_order(*((sku, 1) for sku in skus)))
+
+    assert fulfil([order], client=client) == {order.id: Status.CONFIRMED}
+    assert free_in_redis(client, skus[-1]) == 1
+    assert_at_rest(client)

@@ -1,0 +1,63 @@
+"""The Celery application: how worker processes get, keep, finish and lose messages.
+
+It names the packages that hold the work by string only.
+"""
+
+import os
+
+from celery import Celery
+from kombu import Queue
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
+
+#: A message not acknowledged for so long is delivered again. It must be longer than any task may take, and short, because
+#: it is what an order of a killed worker waits.
+VISIBILITY_TIMEOUT_S = 15
+TASK_SOFT_LIMIT_S = 10
+TASK_HARD_LIMIT_S = 12
+
+app = Celery("reserva", include=["tasks.orders", "tasks.maintenance"])
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.conf.update(
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_acks_on_failure_or_timeout=True,
+    task_ignore_result=True,
+    task_send_sent_event=False,
+    worker_send_task_events=True,
+    task_track_started=True,
+    task_soft_time_limit=TASK_SOFT_LIMIT_S,
+    task_time_limit=TASK_HARD_LIMIT_S,
+    task_serializer="json",
+    accept_content=["json"],
+    enable_utc=True,
+    timezone="UTC",
+    task_queues=[Queue("orders"), Queue("maintenance")],
+    task_default_queue="maintenance",
+    task_routes={"tasks.orders.*": {"queue": "orders"}, "tasks.maintenance.*": {"queue": "maintenance"}},
+    # One message in hand per process and one waiting: what a frozen worker holds is what others wait for.
+    worker_prefetch_multiplier=2,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_hijack_root_logger=False,
+    worker_redirect_stdouts=False,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_connection_timeout=2,
+    broker_transport_options={
+        "visibility_timeout": VISIBILITY_TIMEOUT_S,
+        # Look for messages of killed workers every second (kombu's default cadence finds them after 100).
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+        # kombu sets no time-out by itself: publishing to a frozen Redis would hang for ever.
+        "socket_timeout": 5,
+        "socket_connect_timeout": 2,
+        "socket_keepalive": True,
+        "retry_on_timeout": True,
+        "health_check_interval": 10,
+    },
+    beat_schedule={
+        "sweep": {"task": "tasks.maintenance.sweep", "schedule": 2.0, "options": {"expires": 10}},
+        "reconcile": {"task": "tasks.maintenance.reconcile", "schedule": 60.0, "options": {"expires": 60}},
+    },
+    beat_max_loop_interval=5,
+)
