@@ -3,8 +3,7 @@
 from django.contrib import admin
 from django.urls import path
 
-from shop.web import metrics, operations, orders, products
-
+from shop.web import documentation, metrics, operations, orders, products
 
 urlpatterns = [
     path("api/v1/orders", orders.collection),
@@ -13,6 +12,8 @@ urlpatterns = [
     path("api/v1/products", products.collection),
     path("api/v1/products/<path:sku>/stock-movements", products.stock_movements),
     path("api/v1/products/<path:sku>", products.detail),
+    path("api/openapi.json", documentation.openapi_json),
+    path("api/docs", documentation.docs),
     path("healthz", operations.healthz),
     path("readyz", operations.readyz),
     path("metrics", metrics.metrics),

@@ -17,6 +17,7 @@ import redis
 from django.core.management import call_command
 from django.db import connections
 
+from tests.running import System
 from workers.embedded import PostgresServer, RedisServer
 
 _servers = ExitStack()
@@ -72,3 +73,13 @@ def client() -> Iterator["redis.Redis"]:
 
     redis_client().flushdb()
     yield redis_client()
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator["System"]:
+    """Web, worker and scheduler, running on an empty Redis, shared by the tests of a module."""
+    from shop.stores import redis_client
+
+    redis_client().flushdb()
+    with System(tmp_path_factory.mktemp("system")) as running:
+        yield running.start()

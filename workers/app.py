@@ -6,7 +6,7 @@ It names the packages that hold the work by string only.
 import os
 
 from celery import Celery
-from kombu import Queue
+from kombu import Exchange, Queue
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
 
@@ -16,7 +16,7 @@ VISIBILITY_TIMEOUT_S = 15
 TASK_SOFT_LIMIT_S = 10
 TASK_HARD_LIMIT_S = 12
 
-app = Celery("reserva", include=["tasks.orders", "tasks.maintenance"])
+app = Celery("reserva", include=["workers.heartbeat", "tasks.orders", "tasks.maintenance"])
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.update(
     task_acks_late=True,
@@ -32,7 +32,7 @@ app.conf.update(
     accept_content=["json"],
     enable_utc=True,
     timezone="UTC",
-    task_queues=[Queue("orders"), Queue("maintenance")],
+    task_queues=[Queue(name, Exchange(name), routing_key=name) for name in ("orders", "maintenance")],
     task_default_queue="maintenance",
     task_routes={"tasks.orders.*": {"queue": "orders"}, "tasks.maintenance.*": {"queue": "maintenance"}},
     # One message in hand per process and one waiting: what a frozen worker holds is what others wait for.

@@ -80,21 +80,28 @@ async def _answer(scope: Scope, receive: Receive) -> HttpResponse:
         return problem_response(Problem(kind=Kind.INTERNAL_ERROR))
 
 
+#: A client that is still sending does not read: a body that is too large is taken in, and thrown away, up to this size
+#: before the answer says so. Beyond it the connection breaks.
+DISCARD_BYTES = 16 * 1_048_576
+
+
 async def _body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body, at most `MAX_BODY_BYTES` of it. Raises `Problem` for a larger one, as soon as that is known."""
+    """The whole body. Raises `Problem` for one of more than `MAX_BODY_BYTES`, which is not kept in memory."""
     declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    if declared.isdigit() and int(declared) > settings.MAX_BODY_BYTES:
+    if declared.isdigit() and int(declared) > DISCARD_BYTES:
         raise Problem(kind=Kind.PAYLOAD_TOO_LARGE)
-    body = b""
-    while True:
+    body, size, more = b"", 0, True
+    while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
-        body += message.get("body", b"")
-        if len(body) > settings.MAX_BODY_BYTES:
-            raise Problem(kind=Kind.PAYLOAD_TOO_LARGE)
-        if not message.get("more_body", False):
-            return body
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        body = body + chunk if size <= settings.MAX_BODY_BYTES else b""
+        more = message.get("more_body", False) and size <= DISCARD_BYTES
+    if size > settings.MAX_BODY_BYTES:
+        raise Problem(kind=Kind.PAYLOAD_TOO_LARGE)
+    return body
 
 
 async def _send(response: HttpResponse, send: Send, *, with_body: bool) -> None:

@@ -14,15 +14,15 @@ from shop.web.schemas import ProblemDocument
 Json = dict[str, Any]
 
 _REF: Final = "#/components/schemas/{name}"
-_SECURITY_SCHEME: Final = "apiKey"
+SECURITY_SCHEME: Final = "apiKey"
 
 _DESCRIPTION: Final = """\
 Order intake that never oversells: an order is accepted at once, then confirmed or rejected as a whole.
 
 Every answer has an `X-Request-ID`. Every error is `application/problem+json` (RFC 9457): decide by `type`.
-A method that a path does not have is answered with 405 and `Allow`. Times are RFC 3339 in UTC, ids are UUIDs,
-prices are decimal numbers in strings. Unknown members of a body are refused, and so are members given twice;
-unknown query parameters are ignored, and new members may appear in answers at any time.
+A method that a path does not have is answered with 405 and `Allow`. Times are RFC 3339 in UTC, and prices are
+decimal numbers in strings. Unknown members of a body are refused, and so are members given twice; other query
+parameters are ignored. New members may appear in answers at any time.
 """
 
 _SCHEME_DESCRIPTION: Final = """\
@@ -48,7 +48,7 @@ def document(*, version: str, max_lines: int, max_body_bytes: int) -> Json:
         "components": {
             "schemas": _schemas(max_lines),
             "headers": {name: _header(name) for name in HEADERS},
-            "securitySchemes": {_SECURITY_SCHEME: _security_scheme()},
+            "securitySchemes": {SECURITY_SCHEME: _security_scheme()},
         },
     }
 
@@ -79,7 +79,7 @@ def _operation(operation: Operation, max_body_bytes: int) -> Json:
         "tags": [operation.tag],
         "summary": operation.summary,
         "description": operation.description,
-        "security": [] if operation.scopes is None else [{_SECURITY_SCHEME: list(operation.scopes)}],
+        "security": [] if operation.scopes is None else [{SECURITY_SCHEME: list(operation.scopes)}],
         "parameters": [_parameter(parameter) for parameter in operation.parameters],
         "responses": _responses(operation),
     }

@@ -14,8 +14,8 @@ from shop.domain import QUANTITY_MAX, SKU_MAX_LENGTH, TEXT_MAX_LENGTH, Reason, S
 
 STOCK_DELTA_MAX: Final = 1_000_000_000
 
-# Patterns that Python, ECMA-262 (with the `u` flag, as JSON Schema has it) and Rust read alike. msgspec does not
-# apply them, as Python's `$` would allow a line feed at the end; `shop.web.faults` does, with `fullmatch`.
+# Patterns that Python, ECMA-262 (with the `u` flag, as JSON Schema has it) and Rust read alike. msgspec does
+# not apply them, as Python's `$` would allow a line feed at the end; `shop.web.faults` does, by `fullmatch`.
 
 #: What shows nothing: the categories Cc, Cf, Cs, Co, Zl, Zp and Zs of Unicode 15 but U+0020, and what is
 #: unassigned next to them. Written out, so that no other version of Unicode can change what a SKU is.

@@ -1,0 +1,236 @@
+"""`/api/openapi.json`, and `/api/docs`: the same document as a page for people, which needs no script."""
+
+import re
+import shlex
+from functools import cache
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import msgspec
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.template.loader import render_to_string
+from django.utils.html import escape, format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
+
+from shop.domain import QUANTITY_MAX, SKU_MAX_LENGTH, Status
+from shop.web import openapi, parsing
+from shop.web.endpoints import OPERATIONS, SCOPES
+from shop.web.problems import Kind, require_method
+
+Json = dict[str, Any]
+
+VERSION: Final = "1.0.0"
+
+#: The page loads its style sheet and nothing else, and nobody may frame it.
+_POLICY: Final = (
+    "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+#: What each state of an order means, and what may come after it.
+LIFE: Final = {
+    Status.QUEUED: (
+        "The order is recorded and waits for a worker. Nothing is promised yet.",
+        "every other state",
+    ),
+    Status.CONFIRMED: ("Every line was in stock, and the units are this order's own.", "`cancelled`"),
+    Status.REJECTED: ("A line was not in stock, or its SKU is unknown, so nothing was taken.", ""),
+    Status.FAILED: ("The order could not be worked on, several times over. Its units are free again.", ""),
+    Status.CANCELLED: ("The client cancelled it, and its units are free again.", ""),
+}
+
+
+async def openapi_json(request: HttpRequest) -> HttpResponse:
+    """`GET /api/openapi.json`"""
+    require_method(request.method, "GET", "HEAD")
+    return HttpResponse(
+        _document_bytes(), content_type="application/json", headers={"Cache-Control": "no-cache"}
+    )
+
+
+async def docs(request: HttpRequest) -> HttpResponse:
+    """`GET /api/docs`"""
+    require_method(request.method, "GET", "HEAD")
+    return HttpResponse(_page(), headers={"Cache-Control": "no-cache", "Content-Security-Policy": _POLICY})
+
+
+@cache
+def _document() -> Json:
+    return openapi.document(
+        version=VERSION, max_lines=settings.MAX_ORDER_LINES, max_body_bytes=settings.MAX_BODY_BYTES
+    )
+
+
+@cache
+def _document_bytes() -> bytes:
+    return msgspec.json.encode(_document())
+
+
+@cache
+def _page() -> str:
+    document = _document()
+    groups: dict[str, list[Json]] = {}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            groups.setdefault(operation["tags"][0], []).append(_operation(method, path, operation))
+    return render_to_string(
+        "api_docs.html",
+        {
+            "version": VERSION,
+            "introduction": _prose(document["info"]["description"]),
+            "groups": groups.items(),
+            "objects": [_object(name, schema) for name, schema in document["components"]["schemas"].items()],
+            "scopes": [(name, _prose(meaning)) for name, meaning in SCOPES.items()],
+            "life": [
+                (status.value, _prose(meaning), _prose(after)) for status, (meaning, after) in LIFE.items()
+            ],
+            "problems": [(kind, _prose(kind.advice), _users(kind)) for kind in Kind],
+            "limits": _limits(),
+        },
+    )
+
+
+def _limits() -> list[tuple[str, str]]:
+    return [
+        ("Items in an order", f"1 to {settings.MAX_ORDER_LINES:,}"),
+        ("Units in an item", f"1 to {QUANTITY_MAX:,}"),
+        ("Characters in a SKU", f"1 to {SKU_MAX_LENGTH}"),
+        ("Characters in an idempotency key", f"1 to {parsing.IDEMPOTENCY_KEY_MAX_LENGTH}"),
+        ("Bytes in a body", f"{settings.MAX_BODY_BYTES:,}"),
+        (
+            "Products on a page",
+            f"1 to {parsing.PAGE_LIMIT_MAX}, {parsing.PAGE_LIMIT_DEFAULT} unless said otherwise",
+        ),
+        ("Seconds of `Prefer: wait`", f"up to {parsing.WAIT_MAX_SECONDS}"),
+    ]
+
+
+def _users(kind: Kind) -> list[str]:
+    """The ids of the operations that may answer with the problem."""
+    return [operation.id for operation in OPERATIONS if kind in operation.problems]
+
+
+def _operation(method: str, path: str, operation: Json) -> Json:
+    answers, problems = [], []
+    for status, response in operation["responses"].items():
+        content = response.get("content", {})
+        if int(status) < 400:
+            answers.append(_answer(status, response, content))
+        else:
+            problems += [(status, slug) for slug in content["application/problem+json"]["examples"]]
+    body = operation.get("requestBody")
+    security = operation["security"]
+    return {
+        "id": operation["operationId"],
+        "method": method.upper(),
+        "path": path,
+        "summary": operation["summary"],
+        "description": _prose(operation["description"]),
+        "scopes": [scope for requirement in security for scope in requirement[openapi.SECURITY_SCHEME]],
+        "key_needed": bool(security),
+        "parameters": [_parameter(parameter) for parameter in operation["parameters"]],
+        "body": _type_of(body["content"]["application/json"]["schema"]) if body else None,
+        "answers": answers,
+        "problems": problems,
+        "curl": curl(method, path, operation),
+    }
+
+
+def _answer(status: str, response: Json, content: Json) -> Json:
+    body: Json = next(iter(content.values()), {})
+    return {
+        "status": status,
+        "description": _prose(response["description"]),
+        "headers": list(response["headers"]),
+        "body": _type_of(body["schema"]) if body else None,
+        "examples": [(name, _pretty(example["value"])) for name, example in body.get("examples", {}).items()],
+    }
+
+
+def _parameter(parameter: Json) -> Json:
+    return {
+        "name": parameter["name"],
+        "place": parameter["in"],
+        "required": parameter["required"],
+        "type": _type_of(parameter["schema"]),
+        "description": _prose(parameter["description"]),
+    }
+
+
+def _object(name: str, schema: Json) -> Json:
+    required = schema.get("required", ())
+    return {
+        "name": name,
+        "description": _prose(schema.get("description", "")),
+        "values": sorted(schema.get("enum", ())),
+        "members": [
+            {
+                "name": member,
+                "required": member in required,
+                "type": _type_of(described),
+                "description": _prose(described.get("description", "")),
+            }
+            for member, described in schema.get("properties", {}).items()
+        ],
+    }
+
+
+def curl(method: str, path: str, operation: Json) -> str:
+    """A command that works: the required parameters, and the first optional one to show how it is sent."""
+    required = [parameter for parameter in operation["parameters"] if parameter["required"]]
+    optional = [parameter for parameter in operation["parameters"] if not parameter["required"]]
+    headers, query = [], {}
+    for parameter in (*required, *optional[:1]):
+        match parameter["in"]:
+            case "header":
+                headers.append(f"{parameter['name']}: {parameter['example']}")
+            case "query":
+                query[parameter["name"]] = parameter["example"]
+            case "path":
+                path = path.replace(f"{{{parameter['name']}}}", quote(parameter["example"], safe=""))
+    words = [f'"$SHOP{path}{"?" + urlencode(query) if query else ""}"']
+    if method != "get":
+        words[:0] = ["-X", method.upper()]
+    lines = [" ".join(["curl", *words])]
+    if operation["security"]:
+        lines.append('-H "Authorization: Bearer $API_KEY"')
+    lines += [f"-H {shlex.quote(header)}" for header in headers]
+    if "requestBody" in operation:
+        example = operation["requestBody"]["content"]["application/json"]["example"]
+        lines += ["-H 'Content-Type: application/json'", f"-d {shlex.quote(_pretty(example))}"]
+    return " \\\n  ".join(lines)
+
+
+def _pretty(value: object) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def _prose(text: str) -> SafeString:
+    """The little of Markdown that our descriptions use: paragraphs, and words in backticks."""
+    marked_up = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text.strip()))
+    return mark_safe(marked_up.replace("\n\n", "<br><br>"))  # noqa: S308 - escaped above
+
+
+def _type_of(schema: Json) -> SafeString:
+    """A JSON Schema in words; what it refers to is a link to the page's own description."""
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[1]
+        return format_html('<a href="#{}">{}</a>', name, name)
+    if "anyOf" in schema:
+        return format_html_join(" or ", "{}", ((_type_of(choice),) for choice in schema["anyOf"]))
+    if "enum" in schema:
+        return format_html_join(" or ", "<code>{}</code>", ((value,) for value in schema["enum"]))
+    if schema["type"] == "array":
+        return format_html("array of {}{}", _type_of(schema["items"]), _range_of(schema, "Items", " items"))
+    word = schema.get("format") or schema["type"]
+    return format_html(
+        "{}{}{}", word, _range_of(schema, "imum", ""), _range_of(schema, "Length", " characters")
+    )
+
+
+def _range_of(schema: Json, limit: str, unit: str) -> str:
+    """The words for `minLength` and `maxLength`, `minItems` and `maxItems`, or `minimum` and `maximum`."""
+    least, most = schema.get(f"min{limit}"), schema.get(f"max{limit}")
+    if most is not None:
+        return f", {least or 0:,} to {most:,}{unit}" if least is not None else f", up to {most:,}{unit}"
+    return f", at least {least:,}{unit}" if least is not None else ""
