@@ -46,7 +46,7 @@ class Rules:
     lock_ttl_ms: int = keys.LOCK_TTL_MS
     lock_wait_s: float = 5.5
     max_attempts: int = settings.MAX_ATTEMPTS
-    sweep_after_ms: int = 20_000
+    sweep_after_ms: int = settings.SWEEP_AFTER_MS
 
 
 def fulfil(orders: Sequence[Order], *, client: "redis.Redis", rules: Rules | None = None) -> dict[str, Outcome]:

@@ -15,9 +15,6 @@ from shop import keys, queue, scripts
 from shop.domain import Line, Order, summed
 from shop.stores import StoreUnavailable, store_faults, web_database, web_redis
 
-#: When the sweeper first looks after an order: later than a healthy system needs to start on it.
-SWEEP_AFTER_MS = 20_000
-
 _json = msgspec.json.Encoder()
 
 
@@ -178,7 +175,7 @@ async def _claim(orders: list[tuple[Order, str]]) -> list[Intake]:
         keys.DAY_S,
         settings.QUEUE_LIMIT,
         settings.ORDER_RATE_LIMIT,
-        now_ms + SWEEP_AFTER_MS,
+        now_ms + settings.SWEEP_AFTER_MS,
     ]
     for order, key in orders:
         names += [keys.idempotency(order.client, key), keys.order(order.id), keys.rate(order.client)]

@@ -58,6 +58,8 @@ MAX_BODY_BYTES = 1_048_576
 ORDER_RATE_LIMIT = env.int("ORDER_RATE_LIMIT", default=0)
 QUEUE_LIMIT = env.int("QUEUE_LIMIT", default=200_000)
 MAX_ATTEMPTS = env.int("MAX_ATTEMPTS", default=5)
+#: When the sweeper first looks after an order: later than the broker needs to deliver a dead worker's messages again.
+SWEEP_AFTER_MS = env.int("SWEEP_AFTER_MS", default=20_000)
 
 # --- stores ---------------------------------------------------------------------------------------
 _database = env.db_url_config(DATABASE_URL or "postgresql://localhost/unset")

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import redis
 import structlog
+from django.conf import settings
 
 from shop import books, clients, fulfilment, keys, queue, scripts, stock
 from shop.domain import Order
@@ -19,8 +20,6 @@ log = structlog.get_logger()
 
 #: Orders looked at in one sweep.
 SWEEP_BATCH = 500
-#: Enqueued again after so long, if it is still open then.
-NEXT_LOOK_MS = 30_000
 #: A cancellation asked for so long ago lost its message.
 CANCEL_AFTER_MS = 5_000
 #: A reservation of no open order and so old belongs to a movement whose process died.
@@ -79,7 +78,7 @@ def _enqueue_again(client: "redis.Redis", order_id: str, now_ms: int, head_ms: i
         if document is None:
             return _forget(client, order_id)
         order = _document.decode(document)
-        next_look_ms = now_ms + NEXT_LOOK_MS
+        next_look_ms = now_ms + settings.SWEEP_AFTER_MS
         if head_ms is not None and order.accepted_at_ms > head_ms:
             client.zadd(keys.OPEN_ORDERS, {order_id: next_look_ms}, xx=True)
             return False

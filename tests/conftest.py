@@ -25,33 +25,23 @@ _folder = Path(tempfile.mkdtemp(prefix="reserva-tests-"))
 _servers.callback(shutil.rmtree, _folder)
 
 
-def _start_servers() -> tuple[str, str]:
-    """The addresses of Redis and of PostgreSQL."""
-    redis_url = os.environ.get("TEST_REDIS_URL")
-    database_url = os.environ.get("TEST_DATABASE_URL")
-    if not redis_url:
-        redis_url = _servers.enter_context(RedisServer(_folder / "redis")).url
-    if not database_url:
-        database_url = _servers.enter_context(PostgresServer(_folder / "postgres")).url
-    return redis_url, database_url
-
-
 def pytest_unconfigure() -> None:
     """Also after Ctrl-C."""
     _servers.close()
 
 
 try:
-    _redis_url, _database_url = _start_servers()
+    _redis = _servers.enter_context(RedisServer(_folder / "redis"))
+    _postgres = _servers.enter_context(PostgresServer(_folder / "postgres"))
 except BaseException:
     _servers.close()
     raise
 
 os.environ |= {
     "DJANGO_SETTINGS_MODULE": "shop.settings",
-    "DATABASE_URL": _database_url,
-    "REDIS_URL": _redis_url,
-    "CELERY_BROKER_URL": _redis_url,
+    "DATABASE_URL": _postgres.url,
+    "REDIS_URL": _redis.url,
+    "CELERY_BROKER_URL": _redis.url,
     "SECRET_KEY": secrets.token_urlsafe(32),
     "ORDER_ID_SECRET": secrets.token_urlsafe(32),
     "DATA_DIR": str(_folder),
@@ -83,3 +73,15 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator["System"]:
     redis_client().flushdb()
     with System(tmp_path_factory.mktemp("system")) as running:
         yield running.start()
+
+
+@pytest.fixture
+def redis_server() -> RedisServer:
+    """The Redis under test, to be stopped and started."""
+    return _redis
+
+
+@pytest.fixture
+def postgres_server() -> PostgresServer:
+    """The PostgreSQL under test, to be stopped and started."""
+    return _postgres

@@ -1,0 +1,53 @@
+# What people and CI do with this project. `make` alone lists it.
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+UV ?= $(BIN)/uv
+COMPILE := $(UV) pip compile --quiet --no-cache --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up demo test lint format lock clean
+
+help:  ## List what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED)  ## Create .venv with everything in requirements-dev.lock
+
+# Caches off: nothing is written outside this folder.
+$(INSTALLED): requirements-dev.lock
+	@python=$$(command -v python3.11 || command -v python3 || echo python3); \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed, and $$python is not."; exit 1; }; \
+	echo "Setting up .venv with $$python; this takes a minute or two."; \
+	"$$python" -m venv .venv
+	@$(BIN)/python -m pip install --quiet --no-cache-dir --disable-pip-version-check \
+		--require-hashes --requirement requirements-dev.lock
+	@touch $@
+
+up: $(INSTALLED)  ## Run the whole system here: WEB_PORT=8000 FLOWER_PORT=5555 DATA_DIR=.data
+	@exec $(BIN)/python manage.py up
+
+demo: $(INSTALLED)  ## A flash sale with many buyers and few units, and its verdict
+	@exec $(BIN)/python manage.py demo
+
+test: lint  ## Linters, type checker, import contracts and every test against real servers
+	$(BIN)/pytest
+
+lint: $(INSTALLED)  ## Linters, type checker and import contracts alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## Put the code into its one format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:  ## Resolve pyproject.toml anew (needs uv: UV=/path/to/uv)
+	$(COMPILE) --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra embedded --extra test --constraint requirements.lock \
+		--output-file requirements-dev.lock pyproject.toml
+
+clean:  ## Remove .venv and all caches; the data in .data stays
+	rm -rf .venv .*_cache .hypothesis .frontrun
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
