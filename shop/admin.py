@@ -1,6 +1,6 @@
 """What staff may look at. Nothing here changes an order or a counter."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest
@@ -28,8 +28,8 @@ class ReadOnly:
 class ProductAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     """Products with their counters."""
 
-    list_display: ClassVar = ["sku", "name", "price", "on_sale", "confirmed"]
-    search_fields: ClassVar = ["sku", "name"]
+    list_display = ["sku", "name", "price", "on_sale", "confirmed"]
+    search_fields = ["sku", "name"]
     show_full_result_count = False
 
 
@@ -37,11 +37,11 @@ class ProductAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 class OrderAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     """Orders that have ended, the newest first."""
 
-    list_display: ClassVar = ["id", "status", "client", "customer", "reference", "accepted_at"]
-    list_filter: ClassVar = ["status"]
-    search_fields: ClassVar = ["=id"]
-    ordering: ClassVar = ["-accepted_at"]
-    readonly_fields: ClassVar = ["lines"]
+    list_display = ["id", "status", "client", "customer", "reference", "accepted_at"]
+    list_filter = ["status"]
+    search_fields = ["=id"]
+    ordering = ["-accepted_at"]
+    readonly_fields = ["lines"]
     show_full_result_count = False
 
     @admin.display(description="lines")
@@ -54,9 +54,9 @@ class OrderAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 class StockMovementAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     """The ledger."""
 
-    list_display: ClassVar = ["id", "sku", "kind", "delta", "order_id", "client", "reason", "created_at"]
-    search_fields: ClassVar = ["=sku"]
-    ordering: ClassVar = ["-id"]
+    list_display = ["id", "sku", "kind", "delta", "order_id", "client", "reason", "created_at"]
+    search_fields = ["=sku"]
+    ordering = ["-id"]
     show_full_result_count = False
 
 
@@ -64,5 +64,5 @@ class StockMovementAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 class ApiKeyAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     """Who may call, and what for."""
 
-    list_display: ClassVar = ["client", "scopes", "created_at", "revoked_at"]
-    search_fields: ClassVar = ["client"]
+    list_display = ["client", "scopes", "created_at", "revoked_at"]
+    search_fields = ["client"]

@@ -54,7 +54,9 @@ def record(decisions: Sequence[Decision]) -> dict[str, Recorded]:
             raise
         known = recorded([d.order.id for d in ordered if d.order.id not in fresh])
     return known | {
-        d.order.id: Recorded(status=d.status, token=d.token, reason=d.reason) for d in ordered if d.order.id in fresh
+        d.order.id: Recorded(status=d.status, token=d.token, reason=d.reason)
+        for d in ordered
+        if d.order.id in fresh
     }
 
 
@@ -119,7 +121,6 @@ def cancel(order_id: str, *, undecided: bool) -> None:
     """
     with store_faults():
         rows("cancel", id=order_id, undecided=undecided)
-
 
 
 def skus_of(order_id: str) -> list[str]:

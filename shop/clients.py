@@ -60,7 +60,9 @@ def publish_keys() -> None:
     """Tell Redis every key that PostgreSQL has."""
     with store_faults():
         for key in ApiKey.objects.all():
-            redis_client().set(keys.api_key(key.digest), _packed(key.client, key.scopes, key.revoked_at is not None))
+            redis_client().set(
+                keys.api_key(key.digest), _packed(key.client, key.scopes, key.revoked_at is not None)
+            )
 
 
 def _packed(client: str, scopes: Sequence[str], revoked: bool) -> str:

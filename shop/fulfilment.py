@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-import redis
 import structlog
 from django.conf import settings
 
 from shop import books, keys, scripts, stock
 from shop.books import Decision, Recorded, Refused
 from shop.domain import LineShortage, Order, Reason, ReasonCode, Status
-from shop.stores import StoreUnavailable, store_faults
+from shop.stores import StoreUnavailable, TextRedis, store_faults
 
 log = structlog.get_logger()
 _json = msgspec.json.Encoder()
@@ -49,7 +48,7 @@ class Rules:
     sweep_after_ms: int = settings.SWEEP_AFTER_MS
 
 
-def fulfil(orders: Sequence[Order], *, client: "redis.Redis", rules: Rules | None = None) -> dict[str, Outcome]:
+def fulfil(orders: Sequence[Order], *, client: TextRedis, rules: Rules | None = None) -> dict[str, Outcome]:
     """Bring orders to their end: order id to final status, in the order given, or `Busy` for those that must come again.
 
     Earlier orders go first. Raises `StoreUnavailable` when a store is away; the same orders may be given again, to anybody.
@@ -86,46 +85,50 @@ class _Batch:
     locks: list[str] = field(default_factory=list)
 
 
-def _reserve(orders: list[Order], batch: _Batch, client: "redis.Redis", rules: Rules) -> None:
-    absent: set[str] = set()
+def _reserve(orders: list[Order], batch: _Batch, client: TextRedis, rules: Rules) -> None:
+    """Reserve for all; those whose stock or record had to be loaded first are asked again."""
     while orders:
-        again: list[Order] = []
-        for order, reply in zip(orders, _run_reserve(orders, client, rules), strict=True):
-            match reply:
-                case ["reserved", token, owner, *locked]:
-                    batch.locks += [part for sku in locked for part in (sku, owner)]
-                    batch.decisions.append(Decision(order=order, status=Status.CONFIRMED, token=token))
-                case ["short", *pairs]:
-                    batch.decisions.append(_rejected(order, pairs))
-                case ["busy", sku]:
-                    batch.busy[order.id] = sku
-                case ["ended", status]:
-                    batch.ended[order.id] = Status(status)
-                case ["cancelled"]:
-                    batch.decisions.append(Decision(order=order, status=Status.CANCELLED))
-                case ["exhausted"]:
-                    batch.decisions.append(_given_up(order, rules))
-                    # The worker it killed last may have left its locks.
-                    batch.locks += [part for sku in order.skus for part in (sku, order.id)]
-                case ["not_loaded", *skus]:
-                    absent |= stock.load(client, skus)
-                    if absent.intersection(order.skus):
-                        batch.decisions.append(_unknown(order, absent))
-                    else:
-                        again.append(order)
-                case ["unrecorded"]:
-                    # Redis forgot the order: it has ended long ago, or Redis lost data.
-                    if ended := settle_again(order.id, client=client):
-                        batch.ended[order.id] = ended
-                    else:
-                        _restore(order, client, rules)
-                        again.append(order)
-                case _:
-                    raise AssertionError(f"reserve.lua answered {reply}")
-        orders = again
+        replies = _run_reserve(orders, client, rules)
+        asked = zip(orders, replies, strict=True)
+        orders = [order for order, reply in asked if _must_ask_again(order, reply, batch, client, rules)]
 
 
-def _run_reserve(orders: list[Order], client: "redis.Redis", rules: Rules) -> list[list[Any]]:
+def _must_ask_again(order: Order, reply: list[Any], batch: _Batch, client: TextRedis, rules: Rules) -> bool:
+    """Note in the batch what the script said of an order, or do what it lacked."""
+    match reply:
+        case ["reserved", token, owner, *locked]:
+            batch.locks += [part for sku in locked for part in (sku, owner)]
+            batch.decisions.append(Decision(order=order, status=Status.CONFIRMED, token=token))
+        case ["short", *pairs]:
+            batch.decisions.append(_rejected(order, pairs))
+        case ["busy", sku]:
+            batch.busy[order.id] = sku
+        case ["ended", status]:
+            batch.ended[order.id] = Status(status)
+        case ["cancelled"]:
+            batch.decisions.append(Decision(order=order, status=Status.CANCELLED))
+        case ["exhausted"]:
+            batch.decisions.append(_given_up(order, rules))
+            # The worker it killed last may have left its locks.
+            batch.locks += [part for sku in order.skus for part in (sku, order.id)]
+        case ["not_loaded", *skus]:
+            absent = stock.load(client, skus)
+            if not absent:
+                return True
+            batch.decisions.append(_unknown(order, absent))
+        case ["unrecorded"]:
+            # Redis forgot the order: it has ended long ago, or Redis lost data.
+            ended = settle_again(order.id, client=client)
+            if ended is None:
+                _restore(order, client, rules)
+                return True
+            batch.ended[order.id] = ended
+        case _:
+            raise AssertionError(f"reserve.lua answered {reply}")
+    return False
+
+
+def _run_reserve(orders: list[Order], client: TextRedis, rules: Rules) -> list[list[Any]]:
     now_ms = int(time.time() * 1000)
     args: list[Any] = [now_ms, rules.lock_ttl_ms, rules.max_attempts, now_ms + rules.sweep_after_ms]
     for order in orders:
@@ -140,7 +143,8 @@ def _run_reserve(orders: list[Order], client: "redis.Redis", rules: Rules) -> li
 def _rejected(order: Order, pairs: Sequence[Any]) -> Decision:
     asked = {line.sku: line.quantity for line in order.lines}
     short = [
-        LineShortage(sku, asked[sku], max(0, int(free))) for sku, free in zip(pairs[::2], pairs[1::2], strict=True)
+        LineShortage(sku, asked[sku], max(0, int(free)))
+        for sku, free in zip(pairs[::2], pairs[1::2], strict=True)
     ]
     reason = Reason(ReasonCode.INSUFFICIENT_STOCK, tuple(short))
     return Decision(order=order, status=Status.REJECTED, reason=reason)
@@ -153,24 +157,33 @@ def _unknown(order: Order, absent: set[str]) -> Decision:
 
 def _given_up(order: Order, rules: Rules) -> Decision:
     detail = f"given up after {rules.max_attempts} attempts"
-    return Decision(order=order, status=Status.FAILED, reason=Reason(ReasonCode.TOO_MANY_ATTEMPTS, detail=detail))
+    return Decision(
+        order=order, status=Status.FAILED, reason=Reason(ReasonCode.TOO_MANY_ATTEMPTS, detail=detail)
+    )
 
 
-def _restore(order: Order, client: "redis.Redis", rules: Rules) -> None:
+def _restore(order: Order, client: TextRedis, rules: Rules) -> None:
     now_ms = int(time.time() * 1000)
-    args = [order.id, order.client, order.fingerprint, _json.encode(order), now_ms, now_ms + rules.sweep_after_ms]
+    args = [
+        order.id,
+        order.client,
+        order.fingerprint,
+        _json.encode(order),
+        now_ms,
+        now_ms + rules.sweep_after_ms,
+    ]
     with store_faults():
         scripts.run(client, "restore", [keys.order(order.id), keys.OPEN_ORDERS], args)
     log.warning("order record restored", order=order.id)
 
 
-def _conclude(batch: _Batch, client: "redis.Redis") -> dict[str, Outcome]:
+def _conclude(batch: _Batch, client: TextRedis) -> dict[str, Outcome]:
     recorded = _record(batch.decisions, client)
     skus = {decision.order.id: decision.order.skus for decision in batch.decisions}
     return _settle(recorded, skus, batch.locks, client)
 
 
-def _record(decisions: list[Decision], client: "redis.Redis") -> dict[str, Recorded]:
+def _record(decisions: list[Decision], client: TextRedis) -> dict[str, Recorded]:
     """Write decisions together; where the books refuse them together, one by one, so that each stands for itself."""
     if not decisions:
         return {}
@@ -185,7 +198,7 @@ def _record(decisions: list[Decision], client: "redis.Redis") -> dict[str, Recor
         return _record_refused(decisions[0].order, str(refusal), client)
 
 
-def _record_refused(order: Order, refusal: str, client: "redis.Redis") -> dict[str, Recorded]:
+def _record_refused(order: Order, refusal: str, client: TextRedis) -> dict[str, Recorded]:
     """Redis promised units that the books do not have (it lost data, or was edited): the books win."""
     log.error("books refused an order that Redis had reserved", order=order.id, refusal=refusal)
     stock.unload(client, order.skus)
@@ -199,7 +212,7 @@ def _settle(
     recorded: dict[str, Recorded],
     skus: Mapping[str, Sequence[str]],
     locks: list[str],
-    client: "redis.Redis",
+    client: TextRedis,
     *,
     accept_lost: bool = False,
 ) -> dict[str, Outcome]:
@@ -231,7 +244,7 @@ def _settle(
     return outcomes
 
 
-def _release(batch: _Batch, client: "redis.Redis") -> None:
+def _release(batch: _Batch, client: TextRedis) -> None:
     tried = [decision.order.id for decision in batch.decisions if decision.status is Status.CONFIRMED]
     try:
         forgive(tried, client=client)
@@ -242,7 +255,7 @@ def _release(batch: _Batch, client: "redis.Redis") -> None:
         log.warning("could not release locks; they expire by themselves", orders=tried)
 
 
-def forgive(order_ids: Sequence[str], *, client: "redis.Redis") -> None:
+def forgive(order_ids: Sequence[str], *, client: TextRedis) -> None:
     """Take back the attempt just counted for these orders: what stopped it was not theirs. Raises `StoreUnavailable`."""
     with store_faults():
         for order_id in order_ids:
@@ -250,7 +263,7 @@ def forgive(order_ids: Sequence[str], *, client: "redis.Redis") -> None:
                 client.hincrby(keys.order(order_id), "attempts", -1)
 
 
-def cancel(order_id: str, *, client: "redis.Redis", undecided: bool = False) -> Status:
+def cancel(order_id: str, *, client: TextRedis, undecided: bool = False) -> Status:
     """Cancel an order that has ended: in the books, then in Redis. Safe to repeat; units return once.
 
     `undecided`: the wish came while the order was queued. Returns the order's status afterwards, `queued` where it has not
@@ -263,7 +276,7 @@ def cancel(order_id: str, *, client: "redis.Redis", undecided: bool = False) -> 
     return status or Status.QUEUED
 
 
-def settle_again(order_id: str, *, client: "redis.Redis") -> Status | None:
+def settle_again(order_id: str, *, client: TextRedis) -> Status | None:
     """Make Redis say what the books say of an order, and close its reservation. None where the books have no row yet."""
     found = books.recorded([order_id])
     if not found:

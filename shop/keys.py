@@ -66,7 +66,9 @@ class KeySpec:
 
 
 SPECS: Final = (
-    KeySpec(pattern="estoque:*", type="string", lifetime_s=None, owner="shop.stock", meaning="units free to sell"),
+    KeySpec(
+        pattern="estoque:*", type="string", lifetime_s=None, owner="shop.stock", meaning="units free to sell"
+    ),
     KeySpec(
         pattern="level:*",
         type="hash",
@@ -116,7 +118,9 @@ SPECS: Final = (
         owner="shop.fulfilment",
         meaning="open reservations: order id to [token, taken at ms, sku, units, sku, units, ...]",
     ),
-    KeySpec(pattern="rate:*", type="string", lifetime_s=60, owner="shop.intake", meaning="a client's token bucket"),
+    KeySpec(
+        pattern="rate:*", type="string", lifetime_s=60, owner="shop.intake", meaning="a client's token bucket"
+    ),
     KeySpec(
         pattern="api_key:*",
         type="string",
@@ -125,17 +129,55 @@ SPECS: Final = (
         meaning="client and scopes of an API key (SHA-256), or that it was revoked",
     ),
     KeySpec(
-        pattern="heartbeat:*", type="string", lifetime_s=60, owner="workers.heartbeat", meaning="a process is alive"
+        pattern="heartbeat:*",
+        type="string",
+        lifetime_s=60,
+        owner="workers.heartbeat",
+        meaning="a process is alive",
     ),
     KeySpec(
-        pattern=LAST_RECONCILE, type="string", lifetime_s=None, owner="shop.reconciliation", meaning="its last verdict"
+        pattern=LAST_RECONCILE,
+        type="string",
+        lifetime_s=None,
+        owner="shop.reconciliation",
+        meaning="its last verdict",
     ),
-    KeySpec(pattern="cache:*", type="string", lifetime_s=14 * DAY_S, owner="Django", meaning="sessions and cache"),
-    KeySpec(pattern="orders", type="list", lifetime_s=None, owner="Celery", meaning="messages of orders, waiting"),
-    KeySpec(pattern="maintenance", type="list", lifetime_s=None, owner="Celery", meaning="messages of housekeeping"),
-    KeySpec(pattern="unacked", type="hash", lifetime_s=None, owner="Celery", meaning="messages fetched, not finished"),
-    KeySpec(pattern="unacked_index", type="zset", lifetime_s=None, owner="Celery", meaning="when they were fetched"),
-    KeySpec(pattern="unacked_mutex", type="string", lifetime_s=300, owner="Celery", meaning="one restorer at a time"),
-    KeySpec(pattern="_kombu.binding.*", type="set", lifetime_s=None, owner="Celery", meaning="exchange bindings"),
+    KeySpec(
+        pattern="cache:*", type="string", lifetime_s=14 * DAY_S, owner="Django", meaning="sessions and cache"
+    ),
+    KeySpec(
+        pattern="orders", type="list", lifetime_s=None, owner="Celery", meaning="messages of orders, waiting"
+    ),
+    KeySpec(
+        pattern="maintenance",
+        type="list",
+        lifetime_s=None,
+        owner="Celery",
+        meaning="messages of housekeeping",
+    ),
+    KeySpec(
+        pattern="unacked",
+        type="hash",
+        lifetime_s=None,
+        owner="Celery",
+        meaning="messages fetched, not finished",
+    ),
+    KeySpec(
+        pattern="unacked_index",
+        type="zset",
+        lifetime_s=None,
+        owner="Celery",
+        meaning="when they were fetched",
+    ),
+    KeySpec(
+        pattern="unacked_mutex",
+        type="string",
+        lifetime_s=300,
+        owner="Celery",
+        meaning="one restorer at a time",
+    ),
+    KeySpec(
+        pattern="_kombu.binding.*", type="set", lifetime_s=None, owner="Celery", meaning="exchange bindings"
+    ),
     KeySpec(pattern="*.pidbox", type="list", lifetime_s=None, owner="Celery", meaning="remote control"),
 )

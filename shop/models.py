@@ -34,7 +34,8 @@ class Product(models.Model):
         ordering: ClassVar = ["sku"]
         constraints: ClassVar = [
             models.CheckConstraint(
-                condition=models.Q(confirmed__gte=0, confirmed__lte=models.F("on_sale")), name="product_not_oversold"
+                condition=models.Q(confirmed__gte=0, confirmed__lte=models.F("on_sale")),
+                name="product_not_oversold",
             )
         ]
 
@@ -51,8 +52,8 @@ class Order(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     client = models.CharField(max_length=64)
     status = models.CharField(max_length=9, choices=[(s.value, s.value) for s in Status])
-    customer = models.CharField(max_length=TEXT_MAX_LENGTH, null=True)  # noqa: DJ001 - the API tells null from ""
-    reference = models.CharField(max_length=TEXT_MAX_LENGTH, null=True)  # noqa: DJ001
+    customer = models.CharField(max_length=TEXT_MAX_LENGTH, null=True)
+    reference = models.CharField(max_length=TEXT_MAX_LENGTH, null=True)
     fingerprint = models.CharField(max_length=32)
     reservation = models.CharField(max_length=32)
     reason = models.JSONField(null=True)

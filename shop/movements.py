@@ -9,12 +9,11 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 
-import redis
 from django.db import IntegrityError
 from psycopg.errors import CheckViolation, UniqueViolation
 
 from shop import keys, scripts, stock
-from shop.stores import StoreUnavailable, rows, store_faults
+from shop.stores import StoreUnavailable, TextRedis, rows, store_faults
 
 #: How long a movement waits for the SKU's lock. Shorter than a client waits for an answer.
 LOCK_WAIT_S = 1.5
@@ -53,7 +52,7 @@ class KeyReused:
 Outcome = Movement | Insufficient | UnknownSku | KeyReused
 
 
-def move(*, client: "redis.Redis", request: str, by: str, sku: str, delta: int, reason: str) -> Outcome:
+def move(*, client: TextRedis, request: str, by: str, sku: str, delta: int, reason: str) -> Outcome:
     """Change a SKU's stock by `delta` units. `request`: the id derived from `by` (the API client) and its key.
 
     Raises `StoreUnavailable`, also when the SKU stays locked; the same request may be sent again.
@@ -69,7 +68,7 @@ def move(*, client: "redis.Redis", request: str, by: str, sku: str, delta: int, 
         raise StoreUnavailable(str(locked)) from locked
 
 
-def _written(client: "redis.Redis", request: str, sku: str, delta: int, reason: str) -> Outcome | None:
+def _written(client: TextRedis, request: str, sku: str, delta: int, reason: str) -> Outcome | None:
     """The movement this request already made. Redis is brought along again: the first time may have died before that."""
     with store_faults():
         found = rows("movement", request=request)
@@ -90,7 +89,7 @@ def _written(client: "redis.Redis", request: str, sku: str, delta: int, reason: 
     )
 
 
-def _withdraw(client: "redis.Redis", request: str, sku: str, units: int) -> Outcome | None:
+def _withdraw(client: TextRedis, request: str, sku: str, units: int) -> Outcome | None:
     """Take units off sale before the books are asked; a reason not to, or None."""
     args = [request, secrets.token_hex(8), int(time.time() * 1000), sku, units]
     while True:
@@ -106,12 +105,14 @@ def _withdraw(client: "redis.Redis", request: str, sku: str, units: int) -> Outc
                     return UnknownSku()
 
 
-def _write(client: "redis.Redis", *, request: str, by: str, sku: str, delta: int, reason: str) -> Outcome:
+def _write(client: TextRedis, *, request: str, by: str, sku: str, delta: int, reason: str) -> Outcome:
     try:
         with store_faults():
             written = rows("move", request=request, client=by, sku=sku, delta=delta, reason=reason)
     except IntegrityError as error:
-        if isinstance(error.__cause__, UniqueViolation) and (found := _written(client, request, sku, delta, reason)):
+        if isinstance(error.__cause__, UniqueViolation) and (
+            found := _written(client, request, sku, delta, reason)
+        ):
             return found  # the same request, sent twice at once
         if not isinstance(error.__cause__, CheckViolation):
             raise
@@ -134,12 +135,12 @@ def _write(client: "redis.Redis", *, request: str, by: str, sku: str, delta: int
     )
 
 
-def _give_back(client: "redis.Redis", request: str) -> None:
+def _give_back(client: TextRedis, request: str) -> None:
     with store_faults():
         scripts.run(client, "give_back", [keys.RESERVATIONS], [request, ""])
 
 
-def _available(client: "redis.Redis", sku: str) -> int:
+def _available(client: TextRedis, sku: str) -> int:
     stock.load(client, [sku])
     with store_faults():
         return max(0, int(client.get(keys.stock(sku)) or 0))

@@ -35,7 +35,7 @@ _ID = "00000000-0000-8000-8000-000000000000"
 def published_message(task: str, queue: str) -> dict[str, Any]:
     """What Celery puts on the queue for `task` with the id `_ID` and no arguments, taken from an in-memory broker."""
     with Connection("memory://") as connection:
-        channel = connection.default_channel
+        channel: Any = connection.default_channel
         bound = app.amqp.queues[queue](channel)
         bound.declare()
         with app.amqp.Producer(channel) as producer:

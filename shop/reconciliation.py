@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-import redis
 from django.db import connection
 
 from shop import keys, stock
-from shop.stores import rows, sql, store_faults
+from shop.stores import TextRedis, rows, sql, store_faults
 
 #: SKUs compared in one go.
 COMPARE_BATCH = 1_000
@@ -62,7 +61,7 @@ class Report:
 
 
 def reconcile(
-    client: "redis.Redis",
+    client: TextRedis,
     *,
     repair: bool = False,
     ledger: bool = False,
@@ -97,7 +96,7 @@ def _batches() -> Iterator[list[str]]:
         after = skus[-1]
 
 
-def _reserved(client: "redis.Redis") -> list[tuple[str, str, str, int]]:
+def _reserved(client: TextRedis) -> list[tuple[str, str, str, int]]:
     """Open reservations, flat: owner, token, SKU, units."""
     flat = []
     for owner, packed in client.hgetall(keys.RESERVATIONS).items():
@@ -106,7 +105,7 @@ def _reserved(client: "redis.Redis") -> list[tuple[str, str, str, int]]:
     return flat
 
 
-def _suspects(client: "redis.Redis", skus: list[str]) -> list[str]:
+def _suspects(client: TextRedis, skus: list[str]) -> list[str]:
     """SKUs that differ at a quick look, without locks: most only because an order was on its way between two reads."""
     reserved: dict[str, int] = {}
     for _, _, sku, units in _reserved(client):
@@ -120,7 +119,7 @@ def _suspects(client: "redis.Redis", skus: list[str]) -> list[str]:
     ]
 
 
-def _examine(client: "redis.Redis", sku: str, repair: bool) -> Difference | None:
+def _examine(client: TextRedis, sku: str, repair: bool) -> Difference | None:
     """Look again with the SKU to ourselves. A counter that is missing is no difference: it is loaded when needed."""
     holder = str(uuid.uuid4())
     try:
@@ -130,7 +129,7 @@ def _examine(client: "redis.Redis", sku: str, repair: bool) -> Difference | None
         return None  # busy selling; the next reconcile looks again
 
 
-def _explain(client: "redis.Redis", sku: str, repair: bool) -> Difference | None:
+def _explain(client: TextRedis, sku: str, repair: bool) -> Difference | None:
     before = (client.get(keys.stock(sku)), client.hgetall(keys.level(sku)), _held(client, sku))
     owners = sorted({owner for owner, *_ in before[2]})
     snapshot = rows("load", skus=[sku], ids=owners)
@@ -146,7 +145,11 @@ def _explain(client: "redis.Redis", sku: str, repair: bool) -> Difference | None
         return None
     what = f"{sku}: Redis has {counter} units free, PostgreSQL {free} less {open_units} reserved"
     behind = units - int(level.get("units", units))
-    if int(level.get("version", 0)) < version and counter.lstrip("-").isdigit() and int(counter) + behind == expected:
+    if (
+        int(level.get("version", 0)) < version
+        and counter.lstrip("-").isdigit()
+        and int(counter) + behind == expected
+    ):
         if repair:
             stock.sync_levels(client, [sku])
         return Difference(what=what, cause="a stock movement has not reached Redis", mended=repair)
@@ -157,11 +160,11 @@ def _explain(client: "redis.Redis", sku: str, repair: bool) -> Difference | None
     return Difference(what=what, cause="")
 
 
-def _held(client: "redis.Redis", sku: str) -> list[tuple[str, str, str, int]]:
+def _held(client: TextRedis, sku: str) -> list[tuple[str, str, str, int]]:
     return sorted(reservation for reservation in _reserved(client) if reservation[2] == sku)
 
 
-def _stale_locks(client: "redis.Redis") -> list[Difference]:
+def _stale_locks(client: TextRedis) -> list[Difference]:
     """Locks without an expiry: none of ours; they would stop their SKU for ever."""
     return [
         Difference(what=f"{name} has no expiry, held by {client.get(name)}", cause="")
@@ -170,7 +173,7 @@ def _stale_locks(client: "redis.Redis") -> list[Difference]:
     ]
 
 
-def _overdue_orders(client: "redis.Redis") -> list[Difference]:
+def _overdue_orders(client: TextRedis) -> list[Difference]:
     """Orders that should have ended long ago, told so that somebody looks at the workers."""
     found = []
     now_ms = int(time.time() * 1000)
@@ -185,7 +188,9 @@ def _overdue_orders(client: "redis.Redis") -> list[Difference]:
 def _ledger_differences() -> list[Difference]:
     """Products whose counters are not the sum of their movements, or not that of their confirmed orders' lines."""
     with connection.cursor() as cursor:
-        cursor.execute("SET LOCAL statement_timeout = 0" if connection.in_atomic_block else "SET statement_timeout = 0")
+        cursor.execute(
+            "SET LOCAL statement_timeout = 0" if connection.in_atomic_block else "SET statement_timeout = 0"
+        )
         try:
             cursor.execute(sql("ledger_differences"))
             found: list[tuple[Any, ...]] = cursor.fetchall()
@@ -193,7 +198,8 @@ def _ledger_differences() -> list[Difference]:
             cursor.execute("SET statement_timeout = 3000")
     return [
         Difference(
-            what=f"{sku}: on sale {on_sale} (movements say {moved}), confirmed {confirmed} (orders say {ordered})", cause=""
+            what=f"{sku}: on sale {on_sale} (movements say {moved}), confirmed {confirmed} (orders say {ordered})",
+            cause="",
         )
         for sku, on_sale, moved, confirmed, ordered in found
     ]

@@ -28,11 +28,11 @@ def _asynchronous(name: str) -> AsyncScript:
     return AsyncScript(redis.asyncio.Redis(), text(name))
 
 
-def run(client: "redis.Redis", name: str, keys: list[str], args: list[Any]) -> Any:
+def run(client: Any, name: str, keys: list[str], args: list[Any]) -> Any:
     """Run one script; sends its text only when the server does not have it."""
     return _sync(name)(keys=keys, args=args, client=client)
 
 
-async def run_async(client: "redis.asyncio.Redis", name: str, keys: list[str], args: list[Any]) -> Any:
+async def run_async(client: Any, name: str, keys: list[str], args: list[Any]) -> Any:
     """`run`, for the web tier."""
     return await cast(Any, _asynchronous(name))(keys=keys, args=args, client=client)

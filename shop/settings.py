@@ -40,7 +40,11 @@ CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=_running.get("broker_ur
 
 #: Commands that work before anything runs: they start it, or only read the code.
 _STANDALONE = {"up", "help", "makemigrations", "--help", "--version", "version", "collectstatic"}
-if len(sys.argv) < 2 or not Path(sys.argv[0]).name.startswith("manage") or sys.argv[1] not in _STANDALONE:
+_program = Path(sys.argv[0]).name
+_is_standalone = _program == "mypy" or (
+    _program == "manage.py" and (sys.argv[1:2] or ["help"])[0] in _STANDALONE
+)
+if not _is_standalone:
     for _name in ("SECRET_KEY", "ORDER_ID_SECRET", "DATABASE_URL", "REDIS_URL"):
         if not globals()[_name]:
             raise SystemExit(

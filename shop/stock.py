@@ -12,10 +12,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-import redis
-
 from shop import keys, scripts
-from shop.stores import StoreUnavailable, rows, store_faults
+from shop.stores import StoreUnavailable, TextRedis, rows, store_faults
 
 #: How often a load begins again when reservations ended under its hands. Each time is some milliseconds.
 LOAD_TRIES = 50
@@ -23,7 +21,7 @@ LOAD_TRIES = 50
 LOAD_BATCH = 500
 
 
-def load(client: "redis.Redis", skus: Sequence[str]) -> set[str]:
+def load(client: TextRedis, skus: Sequence[str]) -> set[str]:
     """Load the missing counters of SKUs from PostgreSQL, exactly, while orders flow. Returns SKUs that do not exist."""
     unknown: set[str] = set()
     for at in range(0, len(skus), LOAD_BATCH):
@@ -38,12 +36,12 @@ def load(client: "redis.Redis", skus: Sequence[str]) -> set[str]:
     return unknown
 
 
-def _load_once(client: "redis.Redis", skus: Sequence[str]) -> tuple[list[str], set[str]]:
+def _load_once(client: TextRedis, skus: Sequence[str]) -> tuple[list[str], set[str]]:
     """One try: SKUs that must be tried again, and SKUs that do not exist.
 
     Order of steps: (1) mark the SKUs and list the reservations that hold units of them; (2) one snapshot of the books:
-    levels, and which of those reservations they count already; (3) write, if nothing of it has changed. A reservation that is
-    confirmed between 1 and 3 was taken off and stays off; one that is given back makes step 3 refuse.
+    levels, and which of those reservations they count already; (3) write, if nothing of it has changed. A reservation that
+    ends between 1 and 3, counted or given back, makes step 3 refuse: which of the two it was, nobody can tell any more.
     """
     nonce = secrets.token_hex(8)
     with store_faults():
@@ -73,13 +71,13 @@ def _load_once(client: "redis.Redis", skus: Sequence[str]) -> tuple[list[str], s
     return again, set(missing) - set(levels)
 
 
-def unload(client: "redis.Redis", skus: Iterable[str]) -> None:
+def unload(client: TextRedis, skus: Iterable[str]) -> None:
     """Forget counters that can't be trusted; they are loaded before their next use."""
     with store_faults():
         scripts.run(client, "unload", [], list(skus))
 
 
-def sync_levels(client: "redis.Redis", skus: Sequence[str], *, reservation: str = "") -> None:
+def sync_levels(client: TextRedis, skus: Sequence[str], *, reservation: str = "") -> None:
     """Bring Redis to the books' present levels. `reservation`: a movement's, whose units the new level contains."""
     with store_faults():
         for sku, version, units, _ in rows("levels", skus=list(skus)):
@@ -92,7 +90,7 @@ class Locked(Exception):
 
 
 @contextmanager
-def locks(client: "redis.Redis", holder: str, skus: Sequence[str], *, patience_s: float) -> Iterator[None]:
+def locks(client: TextRedis, holder: str, skus: Sequence[str], *, patience_s: float) -> Iterator[None]:
     """Hold the locks of SKUs, all taken at once or none; waits with jitter, then raises `Locked`.
 
     The lock keeps a SKU's change to one process at a time. Nothing relies on it: whoever freezes here for longer than the

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
 import psycopg
 import redis
@@ -21,13 +21,16 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+#: A client of redis-py whose replies are text. redis-py types each reply as bytes or text, whatever the client was told.
+TextRedis: TypeAlias = Any
+
 
 class StoreUnavailable(Exception):
     """Redis or PostgreSQL did not answer, or not in time. Nothing can be said of what was asked; ask again."""
 
 
 @cache
-def redis_client() -> "redis.Redis":
+def redis_client() -> TextRedis:
     """The workers' client: waits a little for a Redis that restarts. Replies are text."""
     return redis.Redis.from_url(
         settings.REDIS_URL,
@@ -40,7 +43,7 @@ def redis_client() -> "redis.Redis":
 
 
 @cache
-def web_redis() -> "redis.asyncio.Redis":
+def web_redis() -> TextRedis:
     """The web tier's client: one quick second try on a stale connection, else 503 at once. Replies are text."""
     return redis.asyncio.Redis.from_url(
         settings.REDIS_URL,
@@ -109,7 +112,12 @@ class WebDatabase:
             for ours in ("cursor_factory", "context", "server_side_binding"):
                 connect.pop(ours, None)
             self._pool = AsyncConnectionPool(
-                kwargs=connect, min_size=0, max_size=4, open=False, timeout=self.PATIENCE_S, reconnect_timeout=1
+                kwargs=connect,
+                min_size=0,
+                max_size=4,
+                open=False,
+                timeout=self.PATIENCE_S,
+                reconnect_timeout=1,
             )
             await self._pool.open(wait=False)
         return self._pool

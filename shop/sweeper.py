@@ -8,13 +8,12 @@ import time
 from typing import Any
 
 import msgspec
-import redis
 import structlog
 from django.conf import settings
 
 from shop import books, clients, fulfilment, keys, queue, scripts, stock
 from shop.domain import Order
-from shop.stores import rows, store_faults
+from shop.stores import TextRedis, rows, store_faults
 
 log = structlog.get_logger()
 
@@ -29,7 +28,7 @@ HEARTBEAT_TTL_S = 30
 _document = msgspec.json.Decoder(Order)
 
 
-def sweep(client: "redis.Redis") -> dict[str, int]:
+def sweep(client: TextRedis) -> dict[str, int]:
     """One sweep: how many orders were enqueued again, cancelled, and reservations closed. Raises `StoreUnavailable`."""
     now_ms = int(time.time() * 1000)
     found = {
@@ -46,7 +45,7 @@ def sweep(client: "redis.Redis") -> dict[str, int]:
     return found
 
 
-def enqueue_due(client: "redis.Redis", now_ms: int) -> int:
+def enqueue_due(client: TextRedis, now_ms: int) -> int:
     """Enqueue open orders that are overdue and can't be merely waiting in line."""
     with store_faults():
         due: list[str] = client.zrangebyscore(keys.OPEN_ORDERS, "-inf", now_ms, start=0, num=SWEEP_BATCH)
@@ -54,7 +53,7 @@ def enqueue_due(client: "redis.Redis", now_ms: int) -> int:
     return sum(_enqueue_again(client, order_id, now_ms, head_ms) for order_id in due)
 
 
-def _head_accepted_at_ms(client: "redis.Redis") -> int | None:
+def _head_accepted_at_ms(client: TextRedis) -> int | None:
     """When the order that is next in line was accepted; None where nobody is in line, or the line is elsewhere.
 
     The line is first in, first out: an open order accepted before its head is not in it. A long line is no fault, and
@@ -72,7 +71,7 @@ def _head_accepted_at_ms(client: "redis.Redis") -> int | None:
         return None  # not a message of ours: the worker throws it out
 
 
-def _enqueue_again(client: "redis.Redis", order_id: str, now_ms: int, head_ms: int | None) -> bool:
+def _enqueue_again(client: TextRedis, order_id: str, now_ms: int, head_ms: int | None) -> bool:
     with store_faults():
         document = client.hget(keys.order(order_id), "document")
         if document is None:
@@ -84,14 +83,14 @@ def _enqueue_again(client: "redis.Redis", order_id: str, now_ms: int, head_ms: i
             return False
         message = queue.fulfil_message(order) if queue.BROKER_IS_LEDGER else ""
         names = [keys.OPEN_ORDERS, queue.broker_key()]
-        queued = scripts.run(client, "requeue", names, [order_id, message, next_look_ms]) == "queued"
+        queued: bool = scripts.run(client, "requeue", names, [order_id, message, next_look_ms]) == "queued"
     if queued and not queue.BROKER_IS_LEDGER:
         queue.publish(queue.FULFIL_TASK, order.id, order)
     return queued
 
 
-def _forget(client: "redis.Redis", order_id: str) -> bool:
-    """An open order without a record: somebody deleted it. If it ended, it is closed; else there is nothing to go on with."""
+def _forget(client: TextRedis, order_id: str) -> bool:
+    """Close an open order whose record somebody deleted. If it has not ended, there is nothing to go on with."""
     found = books.recorded([order_id])
     if not found:
         log.error("open order has no record, nothing can be done for it", order=order_id)
@@ -99,10 +98,12 @@ def _forget(client: "redis.Redis", order_id: str) -> bool:
     return False
 
 
-def cancel_overdue(client: "redis.Redis", now_ms: int) -> int:
+def cancel_overdue(client: TextRedis, now_ms: int) -> int:
     """Carry out cancellations whose message was lost. Those of queued orders wait for the order's own worker."""
     with store_faults():
-        overdue = client.zrangebyscore(keys.CANCELLATIONS, "-inf", now_ms - CANCEL_AFTER_MS, start=0, num=SWEEP_BATCH)
+        overdue = client.zrangebyscore(
+            keys.CANCELLATIONS, "-inf", now_ms - CANCEL_AFTER_MS, start=0, num=SWEEP_BATCH
+        )
         for order_id in overdue:
             fulfilment.cancel(order_id, client=client)
             if client.zscore(keys.OPEN_ORDERS, order_id) is None:
@@ -110,7 +111,7 @@ def cancel_overdue(client: "redis.Redis", now_ms: int) -> int:
     return len(overdue)
 
 
-def close_orphans(client: "redis.Redis", now_ms: int) -> int:
+def close_orphans(client: TextRedis, now_ms: int) -> int:
     """Close old reservations that no open order stands behind: of stock movements, and of records that were lost."""
     with store_faults():
         held: dict[str, str] = client.hgetall(keys.RESERVATIONS)
@@ -123,7 +124,7 @@ def close_orphans(client: "redis.Redis", now_ms: int) -> int:
         return closed
 
 
-def _close(client: "redis.Redis", owner: str, token: str, skus: list[Any]) -> None:
+def _close(client: TextRedis, owner: str, token: str, skus: list[Any]) -> None:
     """What the books know of the owner decides: counted units are spent, others go back on sale."""
     log.warning("closing a reservation that nobody works on", owner=owner)
     if fulfilment.settle_again(owner, client=client):
@@ -134,7 +135,7 @@ def _close(client: "redis.Redis", owner: str, token: str, skus: list[Any]) -> No
         scripts.run(client, "give_back", [keys.RESERVATIONS], [owner, token])
 
 
-def sync_recent_levels(client: "redis.Redis") -> None:
+def sync_recent_levels(client: TextRedis) -> None:
     """Bring Redis along with stock changes whose process died between PostgreSQL and Redis."""
     with store_faults():
         changed = [sku for (sku,) in rows("recent_levels")]

@@ -11,8 +11,8 @@ import redis
 
 from shop import intake, keys, reconciliation, scripts
 from shop.domain import Line, Order
-from shop.models import Product, StockMovement
 from shop.models import Order as OrderRow
+from shop.models import Product, StockMovement
 
 _numbers = itertools.count()
 
@@ -42,7 +42,14 @@ def accepted(client: "redis.Redis", *orders: Order) -> list[Order]:
     """Orders with a record in Redis, as after their 202, and no message on the queue."""
     for order in orders:
         now_ms = int(time.time() * 1000)
-        args = [order.id, order.client, order.fingerprint, intake._json.encode(order), now_ms, now_ms + 20_000]
+        args = [
+            order.id,
+            order.client,
+            order.fingerprint,
+            intake._json.encode(order),
+            now_ms,
+            now_ms + 20_000,
+        ]
         scripts.run(client, "restore", [keys.order(order.id), keys.OPEN_ORDERS], args)
     return list(orders)
 
@@ -98,7 +105,9 @@ def at_once(*works: Callable[[], object]) -> list[object]:
     return results
 
 
-def wait_until(condition: Callable[[], object], *, timeout_s: float = 30, what: str = "the condition") -> None:
+def wait_until(
+    condition: Callable[[], object], *, timeout_s: float = 30, what: str = "the condition"
+) -> None:
     """Wait for a condition; fails the test when it does not come true in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -57,12 +57,12 @@ def _migrated_database() -> Iterator[None]:
 
 
 @pytest.fixture
-def client() -> Iterator["redis.Redis"]:
+def client() -> "redis.Redis":
     """Redis, empty at first."""
     from shop.stores import redis_client
 
     redis_client().flushdb()
-    yield redis_client()
+    return redis_client()
 
 
 @pytest.fixture(scope="module")

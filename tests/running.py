@@ -66,7 +66,15 @@ class System:
         return self
 
     def _web(self) -> tuple[list[str], Any]:
-        argv = ["granian", "--interface", "asgi", "--port", str(self.port), "--no-ws", "shop.web.asgi:application"]
+        argv = [
+            "granian",
+            "--interface",
+            "asgi",
+            "--port",
+            str(self.port),
+            "--no-ws",
+            "shop.web.asgi:application",
+        ]
         return argv, lambda: self._answers("/healthz")
 
     def _worker(self) -> tuple[list[str], Any]:
@@ -78,7 +86,17 @@ class System:
 
     def _scheduler(self) -> tuple[list[str], Any]:
         schedule = str(self.folder / f"schedule-{uuid.uuid4().hex[:6]}")
-        return ["celery", "-A", "workers.app", "beat", "--pidfile=", "--schedule", schedule, "-l", "WARNING"], lambda: True
+        return [
+            "celery",
+            "-A",
+            "workers.app",
+            "beat",
+            "--pidfile=",
+            "--schedule",
+            schedule,
+            "-l",
+            "WARNING",
+        ], lambda: True
 
     def _answers(self, path: str) -> bool:
         try:

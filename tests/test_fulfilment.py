@@ -83,7 +83,7 @@ def test_a_batch_serves_earlier_orders_first_and_judges_each_by_itself(client: "
 
     outcomes = fulfil(orders, client=client)
 
-    assert list(outcomes[order.id] for order in orders) == ["confirmed", "rejected", "rejected", "confirmed"]
+    assert [outcomes[order.id] for order in orders] == ["confirmed", "rejected", "rejected", "confirmed"]
     assert (free_in_redis(client, sku), free_in_redis(client, other)) == (0, 0)
     assert_at_rest(client)
 

@@ -66,7 +66,9 @@ def test_the_same_order_written_differently_is_replayed_with_its_present_state(s
     first = system.place((sku, 2), (other, 1), (sku, 1), key=key)
     system.end_of(first.body["id"])
 
-    body = json.dumps({"customer": None, "items": [{"quantity": 1, "sku": other}, {"sku": sku, "quantity": 3}]}, indent=3)
+    body = json.dumps(
+        {"customer": None, "items": [{"quantity": 1, "sku": other}, {"sku": sku, "quantity": 3}]}, indent=3
+    )
     again = system.send("POST", "/api/v1/orders", body.encode(), {"Idempotency-Key": f'"{key}"'})
 
     assert (again.status, again.body["id"], again.body["status"]) == (202, first.body["id"], "confirmed")
@@ -238,7 +240,9 @@ def test_orders_cancelled_while_they_are_placed_end_cancelled_and_keep_nothing(s
         thread.join()
 
     for order in orders:
-        wait_until(lambda order=order: system.get(order["href"]).body["status"] == "cancelled", what=order["id"])
+        wait_until(
+            lambda order=order: system.get(order["href"]).body["status"] == "cancelled", what=order["id"]
+        )
     wait_until(lambda: free_in_redis(redis_client(), sku) == 1000, what="the return of all units")
     wait_until(lambda: not redis_client().zcard("orders:cancelling"))
     assert_at_rest(redis_client())

@@ -201,7 +201,9 @@ def test_garbage_on_the_queue_does_not_stop_the_orders_behind_it(crew: System) -
     sku = a_sku(stock=10)
     from shop import queue
 
-    redis_client().lpush(keys.ORDER_QUEUE, queue.message(queue.FULFIL_TASK, str(uuid.uuid4()), {"no": "order"}))
+    redis_client().lpush(
+        keys.ORDER_QUEUE, queue.message(queue.FULFIL_TASK, str(uuid.uuid4()), {"no": "order"})
+    )
     redis_client().lpush(keys.ORDER_QUEUE, queue.message("tasks.of.another.release", str(uuid.uuid4())))
     ids = place_many(crew, sku, 2)
 

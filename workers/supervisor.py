@@ -40,7 +40,7 @@ class AlreadyRunningError(Exception):
     """A supervisor already works in this folder."""
 
 
-class StopRequested(Exception):  # noqa: N818 - a wish, not an error
+class StopRequested(Exception):
     """Somebody asked the system to stop."""
 
 

@@ -128,7 +128,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             return
 
 
-_pages = ASGIHandler()
+_pages: Any = ASGIHandler()
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

@@ -85,7 +85,7 @@ def _page() -> str:
                 (status.value, _prose(meaning), _prose(after)) for status, (meaning, after) in LIFE.items()
             ],
             "problems": [(kind, _prose(kind.advice), _users(kind)) for kind in Kind],
-            "limits": _limits(),
+            "limits": [(_prose(name), limit) for name, limit in _limits()],
         },
     )
 

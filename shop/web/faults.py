@@ -142,7 +142,7 @@ def _escaped(name: str) -> str:
 _TYPE_NAMES = {
     bool: "a boolean",
     int: "an integer",
-    float: "a number with fraction or exponent",
+    float: "a fractional number",
     str: "a string",
     list: "an array",
     JsonObject: "an object",

@@ -79,7 +79,7 @@ IDEMPOTENCY_KEY = Parameter(
     '`k` and `"k"` are the same key. A bare key holds no comma and no double quote; a quoted one writes a '
     'double quote as `\\"` and a backslash as `\\\\`, and nothing may follow it.',
     limits={"pattern": KEY_PATTERN},
-    example="5f0c7b52-order-1",
+    example="5f0c7b52-0001",
 )
 ORDER_ID = Parameter(
     name="id",

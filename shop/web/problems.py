@@ -106,7 +106,7 @@ class Kind(Enum):
         return self.name.lower().replace("_", "-")
 
 
-class Problem(Exception):  # noqa: N818 - RFC 9457 calls it so
+class Problem(Exception):
     """The request cannot be served; `response` makes the answer. Headers here win over those of the kind."""
 
     def __init__(

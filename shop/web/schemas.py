@@ -39,10 +39,7 @@ Sku = Annotated[
         extra_json_schema={"pattern": SKU_PATTERN},
     ),
 ]
-Quantity = Annotated[
-    int,
-    Meta(ge=1, le=QUANTITY_MAX, description="Units: an integer, written as `6`, not as `6.0` or `6e0`."),
-]
+Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX, description="Units.")]
 Text = Annotated[
     str,
     Meta(min_length=1, max_length=TEXT_MAX_LENGTH, extra_json_schema={"pattern": TEXT_PATTERN}),

@@ -1,0 +1,509 @@
+"""The Lua scripts one by one, and their headers held against their code."""
+
+import json
+import re
+import uuid
+from importlib.resources import files
+from typing import Any
+
+import pytest
+import redis
+
+from shop import keys, scripts
+from shop.domain import Status
+
+NAMES = sorted(
+    path.name.removesuffix(".lua") for path in (files("shop") / "lua").iterdir() if path.name.endswith(".lua")
+)
+QUEUE = "a-queue"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_header_names_the_replies_that_the_code_gives(name: str) -> None:
+    header, code = divided(name)
+    promised = set(re.findall(r"'([a-z_]+)'", header.partition("REPLY")[2].split("\n--   '")[0]))
+    given = set(re.findall(r"(?:return |= |\{)\{?'([a-z_]+)'[,}\s]", code + "\n"))
+    given |= set(re.findall(r"return '([a-z_]+)'", code))
+    given |= set(re.findall(r"and '([a-z_]+)' or '([a-z_]+)'", code))
+    words = {word for word in given if isinstance(word, str)} - (
+        {status.value for status in Status} - promised
+    )
+    if not promised:
+        assert "REPLY {" in header, "a reply without words says its shape"
+        assert not re.search(r"return '", code)
+    else:
+        assert words == promised
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_header_names_the_keys_and_arguments_that_the_code_reads(name: str) -> None:
+    header, code = divided(name)
+    assert ("KEYS" in code) == ("-- KEYS" in header)
+    assert ("ARGV" in code) == ("-- ARGV" in header)
+    for kind in ("KEYS", "ARGV"):
+        told = re.search(rf"-- {kind}(.*?)(?=-- [A-Z]{{4,}}|\Z)", header, re.DOTALL)
+        numbers = {int(n) for n in re.findall(r"(?:^|[,;\s])(\d) [a-z]", told.group(1))} if told else set()
+        read = {int(n) for n in re.findall(rf"{kind}\[(\d+)\]", code)}
+        assert read <= numbers or not read
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_script_is_one_verb_of_at_most_eighty_lines_without_randomness_or_time(name: str) -> None:
+    _, code = divided(name)
+    assert scripts.text(name).count("\n") <= 80
+    assert not re.search(r"call\('(TIME|RANDOMKEY|SRANDMEMBER|KEYS|SCAN)'", code)
+
+
+def divided(name: str) -> tuple[str, str]:
+    """Header and code of a script."""
+    lines = scripts.text(name).splitlines()
+    end = next(at for at, line in enumerate(lines) if not line.startswith("--"))
+    return "\n".join(lines[:end]), "\n".join(lines[end:])
+
+
+# --- accept ---------------------------------------------------------------------------------------
+
+
+def accept(client: "redis.Redis", *, order: str = "order-1", key: str = "key", **rules: Any) -> Any:
+    """Accept one order; `rules`: now, limit (queue), rate, fingerprint, secret."""
+    names = [keys.OPEN_ORDERS, QUEUE, keys.idempotency("shop", key), keys.order(order), keys.rate("shop")]
+    now = rules.get("now", 1_000_000)
+    args = [
+        now,
+        100,
+        rules.get("limit", 10),
+        rules.get("rate", 0),
+        now + 9,
+        order,
+        rules.get("fingerprint", "f"),
+        "shop",
+    ]
+    return scripts.run(client, "accept", names, [*args, "document", "message"])[0]
+
+
+def test_accept_claims_records_and_enqueues_in_one_step(client: "redis.Redis") -> None:
+    assert accept(client) == ["accepted"]
+
+    assert client.get(keys.idempotency("shop", "key")) == "order-1"
+    assert 0 < client.ttl(keys.idempotency("shop", "key")) <= 100
+    assert client.hgetall(keys.order("order-1")) == {
+        "status": "queued",
+        "client": "shop",
+        "fingerprint": "f",
+        "document": "document",
+        "updated_at": "1000000",
+    }
+    assert client.ttl(keys.order("order-1")) == -1
+    assert client.zscore(keys.OPEN_ORDERS, "order-1") == 1_000_009
+    assert client.lrange(QUEUE, 0, -1) == ["message"]
+
+
+def test_accept_replays_the_same_order_and_refuses_another_without_a_second_message(
+    client: "redis.Redis",
+) -> None:
+    accept(client)
+
+    assert accept(client) == ["replayed", "order-1"]
+    assert accept(client, fingerprint="other") == ["reused", "order-1"]
+    assert client.llen(QUEUE) == 1
+
+
+def test_accept_finds_the_order_again_when_only_the_key_was_lost(client: "redis.Redis") -> None:
+    accept(client)
+    client.delete(keys.idempotency("shop", "key"))
+
+    assert accept(client) == ["replayed", "order-1"]
+    assert client.get(keys.idempotency("shop", "key")) == "order-1"
+
+
+def test_accept_keeps_the_id_that_the_client_was_told_under_another_secret(client: "redis.Redis") -> None:
+    accept(client, order="told")
+
+    assert accept(client, order="derived-anew") == ["replayed", "told"]
+    client.delete(keys.order("told"))
+    assert accept(client, order="derived-anew") == ["lost", "told"]
+    assert accept(client, order="told") == ["accepted"]
+
+
+def test_accept_refuses_over_the_queue_limit_and_leaves_the_key_unused(client: "redis.Redis") -> None:
+    accept(client, order="order-1", key="1", limit=1)
+
+    assert accept(client, order="order-2", key="2", limit=1) == ["queue_full"]
+    assert client.exists(keys.idempotency("shop", "2"), keys.order("order-2")) == 0
+    assert accept(client, order="order-1", key="1", limit=1) == ["replayed", "order-1"]
+
+
+def test_accept_allows_a_second_s_burst_and_then_the_rate(client: "redis.Redis") -> None:
+    replies = [accept(client, order=f"o{n}", key=f"{n}", rate=5)[0] for n in range(8)]
+    waits = accept(client, order="late", key="late", rate=5)
+
+    assert replies == ["accepted"] * 5 + ["rate_limited"] * 3
+    assert (waits[0], 0 < waits[1] <= 200) == ("rate_limited", True)
+    assert accept(client, order="late", key="late", rate=5, now=1_000_200) == ["accepted"]
+    assert client.exists(keys.order("o7")) == 0
+
+
+# --- reserve, settle ------------------------------------------------------------------------------
+
+
+def queued(client: "redis.Redis", *orders: str) -> None:
+    """Order records as after their acceptance."""
+    for order in orders:
+        client.hset(keys.order(order), mapping={"status": "queued", "fingerprint": "f"})
+        client.zadd(keys.OPEN_ORDERS, {order: 1})
+
+
+def reserve(client: "redis.Redis", *orders: tuple[Any, ...], ttl: int = 5000, attempts: int = 5) -> Any:
+    """Reserve for orders, each `(id, sku, units, sku, units, ...)`."""
+    args: list[Any] = [1000, ttl, attempts, 2000]
+    for order, *lines in orders:
+        args += [order, f"token-{uuid.uuid4().hex[:6]}", len(lines) // 2, *lines]
+    return scripts.run(client, "reserve", [keys.RESERVATIONS, keys.OPEN_ORDERS], args)
+
+
+def settle(
+    client: "redis.Redis", *orders: tuple[str, str, str], locks: tuple[str, ...] = (), lost: str = "0"
+) -> Any:
+    """Settle orders, each `(id, status, token)`."""
+    args: list[Any] = [3000, 100, len(orders)]
+    for order, status, token in orders:
+        args += [order, status, token, "", lost]
+    names = [keys.RESERVATIONS, keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.SETTLED_CHANNEL]
+    return scripts.run(client, "settle", names, [*args, *locks])
+
+
+def test_reserve_takes_all_lines_their_locks_and_notes_what_it_took(client: "redis.Redis") -> None:
+    queued(client, "a")
+    client.mset({"estoque:x": 10, "estoque:y": 5})
+
+    ((word, token, owner, *locked),) = reserve(client, ("a", "x", 8, "y", 5))
+
+    assert (word, owner, locked) == ("reserved", "a", ["x", "y"])
+    assert client.mget("estoque:x", "estoque:y") == ["2", "0"]
+    assert json.loads(client.hget(keys.RESERVATIONS, "a") or "") == [token, "1000", "x", "8", "y", "5"]
+    assert client.mget(keys.lock("x"), keys.lock("y")) == ["a", "a"]
+    assert 0 < client.pttl(keys.lock("x")) <= 5000
+
+
+def test_reserve_takes_nothing_when_one_line_is_short(client: "redis.Redis") -> None:
+    queued(client, "a")
+    client.mset({"estoque:x": 10, "estoque:y": 4})
+
+    assert reserve(client, ("a", "x", 8, "y", 5)) == [["short", "y", 4]]
+    assert client.mget("estoque:x", "estoque:y") == ["10", "4"]
+    assert client.exists(keys.RESERVATIONS, keys.lock("x"), keys.lock("y")) == 0
+
+
+def test_reserve_twice_takes_once_and_keeps_the_token(client: "redis.Redis") -> None:
+    queued(client, "a")
+    client.set("estoque:x", 10)
+
+    ((_, first, *_),) = reserve(client, ("a", "x", 8))
+    ((_, second, *_),) = reserve(client, ("a", "x", 8))
+
+    assert (first, client.get("estoque:x")) == (second, "2")
+
+
+def test_reserve_leaves_no_partial_set_of_locks_behind_a_foreign_lock(client: "redis.Redis") -> None:
+    queued(client, "a")
+    client.mset({"estoque:x": 10, "estoque:y": 10})
+    client.set(keys.lock("y"), "somebody", px=1000)
+
+    assert reserve(client, ("a", "x", 1, "y", 1)) == [["busy", "y"]]
+    assert client.mget(keys.lock("x"), keys.lock("y"), "estoque:x") == [None, "somebody", "10"]
+
+
+def test_reserve_shares_a_lock_within_one_call_and_serves_the_first_order_first(
+    client: "redis.Redis",
+) -> None:
+    queued(client, "a", "b")
+    client.set("estoque:x", 10)
+
+    first, second = reserve(client, ("a", "x", 8), ("b", "x", 8))
+
+    assert (first[0], second) == ("reserved", ["short", "x", 2])
+    assert client.get(keys.lock("x")) == "a"
+
+
+@pytest.mark.parametrize("counter", [None, "1e3", "abc", "", "9007199254740993", " 5"])
+def test_reserve_trusts_no_counter_that_is_not_a_plain_integer(
+    client: "redis.Redis", counter: str | None
+) -> None:
+    queued(client, "a")
+    if counter is not None:
+        client.set("estoque:x", counter)
+
+    assert reserve(client, ("a", "x", 1)) == [["not_loaded", "x"]]
+    assert client.get("estoque:x") == counter
+
+
+def test_reserve_knows_orders_that_ended_were_lost_cancelled_or_tried_too_often(
+    client: "redis.Redis",
+) -> None:
+    queued(client, "ended", "cancelled", "tried")
+    client.hset(keys.order("ended"), "status", "confirmed")
+    client.hset(keys.order("cancelled"), "cancel", "1")
+    client.hset(keys.order("tried"), "attempts", 5)
+    client.set("estoque:x", 10)
+
+    replies = reserve(client, *((order, "x", 1) for order in ("ended", "cancelled", "tried", "lost")))
+
+    assert replies == [["ended", "confirmed"], ["cancelled"], ["exhausted"], ["unrecorded"]]
+    assert client.get("estoque:x") == "10"
+    assert client.exists(keys.order("lost")) == 0
+
+
+def test_settle_spends_the_reservation_of_a_confirmed_order_and_ends_its_record(
+    client: "redis.Redis",
+) -> None:
+    queued(client, "a")
+    client.set("estoque:x", 10)
+    ((_, token, *_),) = reserve(client, ("a", "x", 8))
+
+    assert settle(client, ("a", "confirmed", token), locks=("x", "a")) == [["settled"]]
+    assert client.get("estoque:x") == "2"
+    assert client.exists(keys.RESERVATIONS, keys.lock("x"), keys.OPEN_ORDERS) == 0
+    assert client.hget(keys.order("a"), "status") == "confirmed"
+    assert 0 < client.ttl(keys.order("a")) <= 100
+
+
+def test_settle_gives_units_back_once_when_the_order_was_not_confirmed(client: "redis.Redis") -> None:
+    queued(client, "a")
+    client.set("estoque:x", 10)
+    reserve(client, ("a", "x", 8))
+
+    assert settle(client, ("a", "failed", "")) == [["settled"]]
+    assert settle(client, ("a", "failed", "")) == [["kept", "failed"]]
+    assert client.get("estoque:x") == "10"
+
+
+def test_settle_adds_nothing_to_a_counter_that_is_not_loaded(client: "redis.Redis") -> None:
+    queued(client, "a")
+    client.set("estoque:x", 10)
+    reserve(client, ("a", "x", 8))
+    client.delete("estoque:x")
+
+    settle(client, ("a", "failed", ""))
+
+    assert client.exists("estoque:x") == 0
+
+
+def test_settle_never_takes_a_state_back_but_for_cancelling(client: "redis.Redis") -> None:
+    queued(client, "a")
+
+    replies = [
+        settle(client, ("a", status, ""))[0] for status in ("confirmed", "rejected", "cancelled", "confirmed")
+    ]
+
+    assert replies == [["settled"], ["kept", "confirmed"], ["settled"], ["kept", "cancelled"]]
+
+
+@pytest.mark.parametrize("held", [None, '["another token","1","x","8"]'])
+def test_settle_does_nothing_where_redis_lost_the_reservation_until_that_is_accepted(
+    client: "redis.Redis", held: str | None
+) -> None:
+    queued(client, "a")
+    if held:
+        client.hset(keys.RESERVATIONS, "a", held)
+
+    assert settle(client, ("a", "confirmed", "token")) == [["lost"]]
+    assert client.hget(keys.order("a"), "status") == "queued"
+    assert settle(client, ("a", "confirmed", "token"), lost="1") == [["settled"]]
+    assert client.exists(keys.RESERVATIONS) == 0
+
+
+def test_settle_publishes_nothing_about_an_order_that_was_cancelled_meanwhile(client: "redis.Redis") -> None:
+    queued(client, "a")
+    client.hset(keys.order("a"), "cancel", "1")
+
+    assert settle(client, ("a", "confirmed", "")) == [["cancel_requested"]]
+    assert client.hget(keys.order("a"), "status") == "queued"
+
+
+def test_settle_releases_only_its_own_locks_and_tells_who_waits(client: "redis.Redis") -> None:
+    queued(client, "a", "b")
+    client.set(keys.lock("x"), "a", px=1000)
+    client.set(keys.lock("y"), "somebody", px=1000)
+    with client.pubsub(ignore_subscribe_messages=True) as heard:
+        heard.subscribe(keys.SETTLED_CHANNEL)
+        heard.get_message(timeout=1)
+
+        settle(client, ("a", "confirmed", ""), ("b", "rejected", ""), locks=("x", "a", "y", "a"))
+
+        message = heard.get_message(timeout=1)
+    assert message is not None
+    assert message["data"] == "a confirmed\nb rejected"
+    assert client.mget(keys.lock("x"), keys.lock("y")) == [None, "somebody"]
+
+
+# --- the small ones -------------------------------------------------------------------------------
+
+
+def test_restore_writes_a_lost_record_and_never_over_an_existing_one(client: "redis.Redis") -> None:
+    args = ["a", "shop", "f", "document", 1, 2]
+
+    assert scripts.run(client, "restore", [keys.order("a"), keys.OPEN_ORDERS], args) == "restored"
+    client.hset(keys.order("a"), "status", "confirmed")
+    assert scripts.run(client, "restore", [keys.order("a"), keys.OPEN_ORDERS], args) == "present"
+    assert client.hget(keys.order("a"), "status") == "confirmed"
+
+
+def test_requeue_leaves_orders_alone_that_ended(client: "redis.Redis") -> None:
+    queued(client, "a")
+
+    assert scripts.run(client, "requeue", [keys.OPEN_ORDERS, QUEUE], ["a", "message", 77]) == "queued"
+    assert scripts.run(client, "requeue", [keys.OPEN_ORDERS, QUEUE], ["b", "message", 77]) == "ended"
+    assert (client.lrange(QUEUE, 0, -1), client.zscore(keys.OPEN_ORDERS, "a")) == (["message"], 77)
+
+
+@pytest.mark.parametrize(
+    ("status", "client_name", "reply", "flag", "messages"),
+    [
+        ("queued", "shop", "requested", "1", 0),
+        ("confirmed", "shop", "requested", None, 1),
+        ("cancelled", "shop", "cancelled", None, 0),
+        ("rejected", "shop", "refused", None, 0),
+        ("failed", "shop", "refused", None, 0),
+        ("queued", "stranger", "unknown", None, 0),
+    ],
+)
+def test_request_cancel_depends_on_the_state_and_the_owner(
+    client: "redis.Redis", status: str, client_name: str, reply: str, flag: str | None, messages: int
+) -> None:
+    client.hset(keys.order("a"), mapping={"status": status, "client": "shop"})
+    names = [keys.order("a"), keys.CANCELLATIONS, QUEUE]
+
+    replies = [
+        scripts.run(client, "request_cancel", names, ["a", client_name, 1, "message", ""]) for _ in range(2)
+    ]
+
+    assert replies == [reply, reply]
+    assert (client.hget(keys.order("a"), "cancel"), client.llen(QUEUE)) == (flag, messages)
+
+
+def test_request_cancel_takes_the_books_word_for_an_order_redis_forgot(client: "redis.Redis") -> None:
+    names = [keys.order("a"), keys.CANCELLATIONS, QUEUE]
+
+    assert scripts.run(client, "request_cancel", names, ["a", "shop", 1, "message", ""]) == "unknown"
+    assert scripts.run(client, "request_cancel", names, ["a", "shop", 1, "message", "rejected"]) == "refused"
+    assert (
+        scripts.run(client, "request_cancel", names, ["a", "shop", 1, "message", "confirmed"]) == "requested"
+    )
+    assert client.lrange(QUEUE, 0, -1) == ["message"]
+
+
+def load(client: "redis.Redis", *args: Any) -> Any:
+    """Finish a load of SKU x under the nonce `n`."""
+    return scripts.run(
+        client, "finish_load", [keys.stock("x"), keys.level("x"), keys.RESERVATIONS], list(args)
+    )
+
+
+def test_a_load_tells_open_reservations_and_writes_counter_and_level(client: "redis.Redis") -> None:
+    client.hset(keys.RESERVATIONS, "a", '["t","1","x","8","y","1"]')
+    client.set("estoque:y", 5)
+
+    begun = scripts.run(client, "begin_load", [keys.RESERVATIONS], ["n", "x", "y"])
+
+    assert begun == [["x"], ["a", "t", "x", "8"]]
+    assert load(client, "n", 2, 7, 10, "a", "t") == "loaded"
+    assert client.get("estoque:x") == "2"
+    assert client.hgetall(keys.level("x")) == {"version": "7", "units": "10"}
+    assert load(client, "n", 2, 7, 10) == "present"
+
+
+@pytest.mark.parametrize("change", ["another load", "the reservation ended", "the reservation was made anew"])
+def test_a_load_begins_again_when_anything_changed(client: "redis.Redis", change: str) -> None:
+    client.hset(keys.RESERVATIONS, "a", '["t","1","x","8"]')
+    scripts.run(client, "begin_load", [keys.RESERVATIONS], ["n", "x"])
+    match change:
+        case "another load":
+            scripts.run(client, "begin_load", [keys.RESERVATIONS], ["m", "x"])
+        case "the reservation ended":
+            client.hdel(keys.RESERVATIONS, "a")
+        case _:
+            client.hset(keys.RESERVATIONS, "a", '["u","2","x","8"]')
+
+    assert load(client, "n", 2, 7, 10, "a", "t") == "changed"
+    assert client.exists("estoque:x") == 0
+
+
+def sync(client: "redis.Redis", version: int, units: int, reservation: str = "") -> Any:
+    """Bring SKU x to a level."""
+    names = [keys.stock("x"), keys.level("x"), keys.RESERVATIONS]
+    return scripts.run(client, "sync_level", names, [version, units, reservation])
+
+
+def test_levels_applied_late_twice_or_out_of_order_end_the_same(client: "redis.Redis") -> None:
+    client.set("estoque:x", 4)
+    client.hset(keys.level("x"), mapping={"version": 1, "units": 10})
+
+    replies = [sync(client, 3, 25), sync(client, 2, 20), sync(client, 3, 25)]
+
+    assert replies == ["synced", "current", "current"]
+    assert client.get("estoque:x") == "19"
+
+
+def test_a_level_never_takes_units_that_are_reserved(client: "redis.Redis") -> None:
+    client.set("estoque:x", 4)
+    client.hset(keys.level("x"), mapping={"version": 1, "units": 10})
+
+    assert sync(client, 2, 5) == "later"
+    assert client.get("estoque:x") == "4"
+
+
+def test_a_level_without_a_counter_or_with_an_unknown_past_leaves_loading_to_the_next_user(
+    client: "redis.Redis",
+) -> None:
+    assert sync(client, 2, 5) == "not_loaded"
+    client.set("estoque:x", 4)
+    assert sync(client, 2, 5) == "not_loaded"
+    assert client.exists("estoque:x") == 0
+
+
+def test_a_movement_withdraws_once_and_its_level_gives_the_units_back_first(client: "redis.Redis") -> None:
+    client.set("estoque:x", 10)
+    client.hset(keys.level("x"), mapping={"version": 1, "units": 10})
+    names = [keys.stock("x"), keys.RESERVATIONS]
+
+    replies = [scripts.run(client, "withdraw", names, ["m", "t", 1, "x", 4]) for _ in range(2)]
+
+    assert replies == [["reserved", 6], ["reserved", 6]]
+    assert scripts.run(client, "withdraw", names, ["other", "t", 1, "x", 7]) == ["short", 6]
+    assert sync(client, 2, 6, "m") == "synced"
+    assert (client.get("estoque:x"), client.exists(keys.RESERVATIONS)) == ("6", 0)
+    client.delete("estoque:x")
+    assert scripts.run(client, "withdraw", names, ["m", "t", 1, "x", 4]) == ["not_loaded"]
+
+
+def test_give_back_returns_units_once_and_only_those_of_the_token(client: "redis.Redis") -> None:
+    client.set("estoque:x", 2)
+    client.hset(keys.RESERVATIONS, "a", '["t","1","x","8"]')
+
+    replies = [
+        scripts.run(client, "give_back", [keys.RESERVATIONS], ["a", token]) for token in ("u", "t", "t")
+    ]
+
+    assert (replies, client.get("estoque:x")) == (["none", "given_back", "none"], "10")
+
+
+def test_unload_forgets_counter_and_level(client: "redis.Redis") -> None:
+    client.set("estoque:x", 2)
+    client.hset(keys.level("x"), "version", 1)
+
+    assert scripts.run(client, "unload", [], ["x"]) == "unloaded"
+    assert client.exists("estoque:x", keys.level("x")) == 0
+
+
+def test_locks_are_taken_together_and_released_only_by_their_holder(client: "redis.Redis") -> None:
+    names = [keys.lock("x"), keys.lock("y")]
+    client.set(keys.lock("y"), "somebody", px=1000)
+
+    assert scripts.run(client, "lock", names, ["a", 5000]) == "busy"
+    assert client.get(keys.lock("x")) is None
+    client.delete(keys.lock("y"))
+    assert scripts.run(client, "lock", names, ["a", 5000]) == "taken"
+    assert scripts.run(client, "lock", names, ["a", 5000]) == "taken"
+    client.set(keys.lock("y"), "somebody", px=1000)
+    assert scripts.run(client, "unlock", names, ["a"]) == "released"
+    assert client.mget(names) == [None, "somebody"]
