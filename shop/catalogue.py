@@ -10,9 +10,8 @@ from django.db import transaction
 
 from shop import csv_table, stock
 from shop.csv_table import Faults
-from shop.domain import SKU_MAX_LENGTH, TEXT_MAX_LENGTH
+from shop.domain import SKU_MAX_LENGTH, TEXT_MAX_LENGTH, is_sku, is_text
 from shop.stores import TextRedis, rows, store_faults
-from shop.web.faults import is_sku, is_text
 
 COLUMNS: Final = ("sku", "name", "price", "stock")
 STOCK_MAX: Final = 1_000_000_000

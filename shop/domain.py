@@ -1,5 +1,6 @@
 """What is true of an order, whatever stores it: its parts, its states, and how it may move between them."""
 
+import re
 from enum import StrEnum
 from typing import Final
 
@@ -8,6 +9,32 @@ import msgspec
 SKU_MAX_LENGTH: Final = 64
 QUANTITY_MAX: Final = 1_000_000
 TEXT_MAX_LENGTH: Final = 255
+
+
+#: What shows nothing: the categories Cc, Cf, Cs, Co, Zl, Zp and Zs of Unicode 15 but U+0020, and what is
+#: unassigned next to them. Written out, so that no other version of Unicode can change what a SKU is.
+_INVISIBLE: Final = (
+    r"\u0000-\u001F\u007F-\u00A0\u00AD\u0600-\u0605\u061C\u06DD\u070F\u0890\u0891\u08E2\u1680\u180E"
+    r"\u2000-\u200F\u2028-\u202F\u205F-\u206F\u3000\uD7FC-\uF8FF\uFEFF\uFFF0-\uFFFB\uFFFE\uFFFF"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U00040000-\U000e00ff\U000e01f0-\U0010ffff"
+)
+SKU_PATTERN: Final = f"^[^{_INVISIBLE} ]+(?: +[^{_INVISIBLE} ]+)*$"
+#: No C0, DEL or C1 control character.
+TEXT_PATTERN: Final = r"^[^\u0000-\u001F\u007F-\u009F]+$"
+
+_SKU = re.compile(SKU_PATTERN)
+_TEXT = re.compile(TEXT_PATTERN)
+
+
+def is_sku(text: str) -> bool:
+    """Whether the text may be a SKU: 1 to 64 printable characters, blanks only between others."""
+    return len(text) <= SKU_MAX_LENGTH and _SKU.fullmatch(text) is not None
+
+
+def is_text(text: str) -> bool:
+    """Whether the text may be a customer, a reference or a reason: 1 to 255 characters, none a control."""
+    return len(text) <= TEXT_MAX_LENGTH and _TEXT.fullmatch(text) is not None
 
 
 class Status(StrEnum):

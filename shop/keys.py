@@ -179,5 +179,19 @@ SPECS: Final = (
     KeySpec(
         pattern="_kombu.binding.*", type="set", lifetime_s=None, owner="Celery", meaning="exchange bindings"
     ),
+    KeySpec(
+        pattern="_kombu.binding_deadlines",
+        type="zset",
+        lifetime_s=None,
+        owner="Celery",
+        meaning="when bindings lapse",
+    ),
+    KeySpec(
+        pattern="_kombu.binding_permanent.*",
+        type="set",
+        lifetime_s=None,
+        owner="Celery",
+        meaning="bindings that stay",
+    ),
     KeySpec(pattern="*.pidbox", type="list", lifetime_s=None, owner="Celery", meaning="remote control"),
 )

@@ -14,8 +14,7 @@ from typing import Final
 from shop import csv_table
 from shop.catalogue import Item
 from shop.csv_table import Faults
-from shop.domain import QUANTITY_MAX, TEXT_MAX_LENGTH, Line
-from shop.web.faults import is_sku, is_text
+from shop.domain import QUANTITY_MAX, TEXT_MAX_LENGTH, Line, is_sku, is_text
 
 COLUMNS: Final = ("InvoiceNo", "StockCode", "Description", "Quantity", "UnitPrice", "CustomerID")
 

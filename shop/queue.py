@@ -39,7 +39,16 @@ def published_message(task: str, queue: str) -> dict[str, Any]:
         bound = app.amqp.queues[queue](channel)
         bound.declare()
         with app.amqp.Producer(channel) as producer:
-            message = app.amqp.create_task_message(_ID, task, args=(), kwargs={}, argsrepr=_ID)
+            message = app.amqp.create_task_message(
+                _ID,
+                task,
+                args=(),
+                kwargs={},
+                argsrepr=_ID,
+                ignore_result=True,
+                time_limit=app.conf.task_time_limit,
+                soft_time_limit=app.conf.task_soft_time_limit,
+            )
             app.amqp.send_task_message(producer, task, message, queue=queue, serializer="json")
         raw: dict[str, Any] = channel._get(queue)
         bound.delete()
@@ -77,7 +86,14 @@ def cancel_message(order_id: str) -> str:
 def publish(task: str, task_id: str, *args: Any) -> None:
     """Send through Celery's own path, to a broker that is not the orders' Redis. Raises `StoreUnavailable`."""
     try:
-        app.send_task(task, args=msgspec.to_builtins(args), task_id=task_id, argsrepr=task_id, retry=False)
+        app.send_task(
+            task,
+            args=msgspec.to_builtins(args),
+            task_id=task_id,
+            argsrepr=task_id,
+            ignore_result=True,
+            retry=False,
+        )
     except (KombuError, OSError) as error:
         raise StoreUnavailable(f"broker: {error}") from error
 

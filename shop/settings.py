@@ -39,7 +39,7 @@ REDIS_URL = env.str("REDIS_URL", default=_running.get("redis_url", ""))
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=_running.get("broker_url", "")) or REDIS_URL
 
 #: Commands that work before anything runs: they start it, or only read the code.
-_STANDALONE = {"up", "help", "makemigrations", "--help", "--version", "version", "collectstatic"}
+_STANDALONE = {"up", "demo", "help", "makemigrations", "--help", "--version", "version", "collectstatic"}
 _program = Path(sys.argv[0]).name
 _is_standalone = _program == "mypy" or (
     _program == "manage.py" and (sys.argv[1:2] or ["help"])[0] in _STANDALONE

@@ -54,20 +54,21 @@ def _load_once(client: TextRedis, skus: Sequence[str]) -> tuple[list[str], set[s
     levels = {row[1]: row[2:5] for row in snapshot if row[0] == "level"}
     counted = {(row[1], row[5]) for row in snapshot if row[0] == "counted"}
     moved = {row[1] for row in snapshot if row[0] == "moved"}
-    again: list[str] = []
-    for sku in missing:
-        if sku not in levels:
-            with store_faults():
-                client.delete(keys.level(sku))
-            continue
-        taken = [r for r in held if r[2] == sku and (r[0], r[1]) not in counted and r[0] not in moved]
-        version, units, free = levels[sku]
-        names = [keys.stock(sku), keys.level(sku), keys.RESERVATIONS]
-        args = [nonce, free - sum(int(r[3]) for r in taken), version, units]
-        with store_faults():
-            reply = scripts.run(client, "finish_load", names, args + [part for r in taken for part in r[:2]])
-        if reply == "changed":
-            again.append(sku)
+    uncounted: dict[str, list[tuple[str, ...]]] = {}
+    for reservation in held:
+        if (reservation[0], reservation[1]) not in counted and reservation[0] not in moved:
+            uncounted.setdefault(reservation[2], []).append(reservation)
+    with store_faults():
+        pipe = client.pipeline(transaction=False)
+        for sku, (version, units, free) in levels.items():
+            taken = uncounted.get(sku, [])
+            names = [keys.stock(sku), keys.level(sku), keys.RESERVATIONS]
+            args = [nonce, free - sum(int(r[3]) for r in taken), version, units]
+            scripts.run(pipe, "finish_load", names, args + [part for r in taken for part in r[:2]])
+        for sku in set(missing) - set(levels):
+            pipe.delete(keys.level(sku))
+        replies = pipe.execute()
+    again = [sku for sku, reply in zip(levels, replies, strict=False) if reply == "changed"]
     return again, set(missing) - set(levels)
 
 

@@ -1,6 +1,6 @@
 """What every test stands on: a real Redis and a real PostgreSQL, started before Django reads its settings.
 
-`TEST_REDIS_URL` and `TEST_DATABASE_URL` name servers to use instead; their content is the tests' to spoil.
+They and every `tmp_path` live in one temporary folder, which goes when the tests end.
 """
 
 import os
@@ -23,6 +23,11 @@ from workers.embedded import PostgresServer, RedisServer
 _servers = ExitStack()
 _folder = Path(tempfile.mkdtemp(prefix="reserva-tests-"))
 _servers.callback(shutil.rmtree, _folder)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep pytest's own temporary folders with ours, and so from staying behind."""
+    config.option.basetemp = config.option.basetemp or _folder / "tests"
 
 
 def pytest_unconfigure() -> None:

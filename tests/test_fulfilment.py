@@ -365,14 +365,14 @@ def test_a_store_that_is_away_costs_an_order_no_attempt(
 
 
 def test_cancelling_returns_the_units_once_however_often_it_is_done(client: "redis.Redis") -> None:
-    sku = a_sku(stock=10)
-    (order,) = accepted(client, an_order((sku, 8)))
-    fulfil([order], client=client)
+    sku = a_sku(stock=20)
+    order, other = accepted(client, an_order((sku, 8)), an_order((sku, 9)))
+    fulfil([order, other], client=client)
 
     at_once(*(lambda: cancel(order.id, client=client) for _ in range(6)))
 
     assert (status_in_redis(client, order), status_in_books(order)) == ("cancelled", "cancelled")
-    assert free_in_redis(client, sku) == 10
+    assert free_in_redis(client, sku) == 11
     assert StockMovement.objects.filter(sku=sku, kind="cancellation").count() == 1
     assert_at_rest(client)
 

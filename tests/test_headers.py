@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shop.web.faults import is_sku
+from shop.domain import is_sku
 from shop.web.parameters import KEY_PATTERN
 from shop.web.parsing import (
     cursor_after,

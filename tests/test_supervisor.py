@@ -273,6 +273,31 @@ def test_ctrl_c_while_starting_stops_what_was_started(tmp_path: Path, python: Ca
     assert not marked_with(MARK, str(tmp_path))
 
 
+def test_an_interrupt_that_only_make_got_stops_the_system_too(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+from workers.processes import Part
+from workers.supervisor import Supervisor
+folder = Path({str(tmp_path)!r})
+with Supervisor(folder, say=print, changed=lambda pids: print("complete", flush=True)) as system:
+    system.start(Part(name="web", argv=["sleep", "600"], log=folder / "web.log"))
+    system.keep()
+""")
+    (tmp_path / "Makefile").write_text(f"up:\n\t@exec {sys.executable} {program}\n")
+    make = subprocess.Popen(["make", "-C", tmp_path], stdout=subprocess.PIPE, text=True)
+    with make:
+        assert make.stdout
+        assert any("complete" in line for line in make.stdout)
+
+        make.send_signal(signal.SIGINT)
+
+        assert make.wait(timeout=20) != 0
+    assert not marked_with(MARK, str(tmp_path))
+
+
 def test_a_second_system_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     diary = Diary()
     with supervisor(tmp_path, diary):

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shop.web import openapi
-from shop.web.faults import JsonObject, is_sku, is_text, order_faults
+from shop.domain import SKU_PATTERN, is_sku, is_text
+from shop.web.faults import JsonObject, order_faults
 from shop.web.parsing import parse_order, parse_stock_movement
 from shop.web.problems import Kind, Problem
-from shop.web.schemas import SKU_PATTERN
 
 MAX_LINES = 3
 SCHEMAS = openapi.document(version="0", max_lines=MAX_LINES, max_body_bytes=1)["components"]

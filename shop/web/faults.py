@@ -1,29 +1,15 @@
 """What is wrong with a body, place by place: the slow and talkative twin of the decoder."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from shop.domain import QUANTITY_MAX, SKU_MAX_LENGTH, TEXT_MAX_LENGTH
-from shop.web.schemas import SKU_PATTERN, STOCK_DELTA_MAX, TEXT_PATTERN, FieldError
+from shop.domain import QUANTITY_MAX, SKU_MAX_LENGTH, TEXT_MAX_LENGTH, is_sku, is_text
+from shop.web.schemas import STOCK_DELTA_MAX, FieldError
 
 Faults = Iterator[FieldError]
 Check = Callable[[Any, str], Faults]
-
-_SKU = re.compile(SKU_PATTERN)
-_TEXT = re.compile(TEXT_PATTERN)
-
-
-def is_sku(text: str) -> bool:
-    """Whether the text may be a SKU: 1 to 64 printable characters, blanks only between others."""
-    return len(text) <= SKU_MAX_LENGTH and _SKU.fullmatch(text) is not None
-
-
-def is_text(text: str) -> bool:
-    """Whether the text may be a customer, a reference or a reason: 1 to 255 characters, none a control."""
-    return len(text) <= TEXT_MAX_LENGTH and _TEXT.fullmatch(text) is not None
 
 
 class JsonObject(dict[str, Any]):

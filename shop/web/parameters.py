@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import field
 
-from shop.domain import TEXT_MAX_LENGTH
+from shop.domain import TEXT_MAX_LENGTH, TEXT_PATTERN
 from shop.web import examples
 from shop.web.parsing import (
     IDEMPOTENCY_KEY_MAX_LENGTH,
@@ -14,7 +14,7 @@ from shop.web.parsing import (
     WAIT_MAX_SECONDS,
     cursor_after,
 )
-from shop.web.schemas import TEXT_PATTERN, Sku
+from shop.web.schemas import Sku
 
 Json = dict[str, Any]
 

@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from shop.domain import TEXT_MAX_LENGTH
-from shop.web.faults import JsonObject, is_sku, is_text, order_faults, stock_movement_faults
+from shop.domain import TEXT_MAX_LENGTH, is_sku, is_text
+from shop.web.faults import JsonObject, order_faults, stock_movement_faults
 from shop.web.problems import Kind, Problem
 from shop.web.schemas import FieldError, OrderRequest, StockMovementRequest
 

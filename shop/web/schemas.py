@@ -10,24 +10,20 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from shop.domain import QUANTITY_MAX, SKU_MAX_LENGTH, TEXT_MAX_LENGTH, Reason, Status
+from shop.domain import (
+    QUANTITY_MAX,
+    SKU_MAX_LENGTH,
+    SKU_PATTERN,
+    TEXT_MAX_LENGTH,
+    TEXT_PATTERN,
+    Reason,
+    Status,
+)
 
 STOCK_DELTA_MAX: Final = 1_000_000_000
 
 # Patterns that Python, ECMA-262 (with the `u` flag, as JSON Schema has it) and Rust read alike. msgspec does
 # not apply them, as Python's `$` would allow a line feed at the end; `shop.web.faults` does, by `fullmatch`.
-
-#: What shows nothing: the categories Cc, Cf, Cs, Co, Zl, Zp and Zs of Unicode 15 but U+0020, and what is
-#: unassigned next to them. Written out, so that no other version of Unicode can change what a SKU is.
-_INVISIBLE: Final = (
-    r"\u0000-\u001F\u007F-\u00A0\u00AD\u0600-\u0605\u061C\u06DD\u070F\u0890\u0891\u08E2\u1680\u180E"
-    r"\u2000-\u200F\u2028-\u202F\u205F-\u206F\u3000\uD7FC-\uF8FF\uFEFF\uFFF0-\uFFFB\uFFFE\uFFFF"
-    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-    "\U00040000-\U000e00ff\U000e01f0-\U0010ffff"
-)
-SKU_PATTERN: Final = f"^[^{_INVISIBLE} ]+(?: +[^{_INVISIBLE} ]+)*$"
-#: No C0, DEL or C1 control character.
-TEXT_PATTERN: Final = r"^[^\u0000-\u001F\u007F-\u009F]+$"
 
 Sku = Annotated[
     str,

@@ -1,0 +1,261 @@
+"""Negative controls: each safeguard is switched off once, and the test that watches it must turn red.
+
+A row names the safeguard, the script or statement that holds it, what is taken out of it, and the test.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import redis
+from django.db import connection
+
+from shop import fulfilment, scripts, stores
+from tests import test_books, test_fulfilment, test_lua, test_sweeper
+
+Watch = Callable[..., None]
+
+CONTROLS: list[tuple[str, str, str, str, Watch]] = [
+    (
+        "a lock is released only by its holder",
+        "settle.lua",
+        "if call('GET', key) == ARGV[lock + 1] then",
+        "if true then",
+        test_fulfilment.test_a_holder_that_froze_past_its_lock_does_not_release_the_next_holders,
+    ),
+    (
+        "a foreign lock is respected",
+        "reserve.lua",
+        "return holder and holder ~= id",
+        "return false",
+        test_fulfilment.test_an_order_behind_a_foreign_lock_waits_and_touches_nothing,
+    ),
+    (
+        "a lock expires by itself",
+        "reserve.lua",
+        "id, 'PX', lock_ttl)",
+        "id)",
+        test_fulfilment.test_the_lock_is_held_from_reserving_until_the_commit_is_settled,
+    ),
+    (
+        "locks are taken all or none",
+        "lock.lua",
+        "if holder and holder ~= ARGV[1] then return 'busy' end",
+        "if holder and holder ~= ARGV[1] then return 'busy' end\n  redis.call('SET', key, ARGV[1])",
+        test_lua.test_locks_are_taken_together_and_released_only_by_their_holder,
+    ),
+    (
+        "an order takes all its lines or none",
+        "reserve.lua",
+        "if #short > 1 then return short end",
+        "",
+        test_fulfilment.test_an_order_takes_every_line_or_none,
+    ),
+    (
+        "reserving is idempotent by order id",
+        "reserve.lua",
+        "if not held then",
+        "if true then",
+        test_fulfilment.test_the_same_order_given_to_many_workers_counts_once,
+    ),
+    (
+        "a missing counter means not loaded",
+        "reserve.lua",
+        "if not free or not",
+        "free = free or '0'\n      if not",
+        test_fulfilment.test_a_counter_that_is_missing_means_not_loaded_and_not_zero,
+    ),
+    (
+        "a reservation that Redis lost is noticed",
+        "settle.lua",
+        "and open and accept_lost == '0' then return {'lost'} end",
+        "and false then return {'lost'} end",
+        partial(
+            test_fulfilment.test_whatever_redis_loses_under_a_worker_the_books_stay_exact,
+            lost="everything",
+            step="before the decision",
+        ),
+    ),
+    (
+        "units come back only to a counter that is loaded",
+        "settle.lua",
+        "if call('EXISTS', key) == 1 then call('INCRBY', key, reservation[at + 1]) end",
+        "call('INCRBY', key, reservation[at + 1])",
+        test_lua.test_settle_adds_nothing_to_a_counter_that_is_not_loaded,
+    ),
+    (
+        "a state never goes back",
+        "settle.lua",
+        "if not open and not (was == 'confirmed' and status == 'cancelled') then return {'kept', was} end",
+        "",
+        test_fulfilment.test_a_worker_that_wakes_up_after_the_order_ended_changes_nothing,
+    ),
+    (
+        "a cancellation that came while the worker decided is carried out",
+        "settle.lua",
+        "call('HEXISTS', record, 'cancel') == 1 then return {'cancel_requested'} end",
+        "false then return {'cancel_requested'} end",
+        partial(
+            test_fulfilment.test_an_order_cancelled_while_queued_ends_as_cancelled,
+            moment="while the worker decides",
+            wanted=1,
+        ),
+    ),
+    (
+        "an order is given up after so many attempts",
+        "reserve.lua",
+        "> allowed then",
+        "> 1000000 then",
+        test_fulfilment.test_an_order_that_kills_its_workers_is_given_up_and_frees_its_stock,
+    ),
+    (
+        "of two loads of a SKU the older one is void",
+        "finish_load.lua",
+        "if call('HGET', KEYS[2], 'loading') ~= ARGV[1] then return 'changed' end",
+        "",
+        partial(test_lua.test_a_load_begins_again_when_anything_changed, change="another load"),
+    ),
+    (
+        "a load begins again when a reservation ended under it",
+        "finish_load.lua",
+        "if not held or cjson.decode(held)[1] ~= ARGV[at + 1] then return 'changed' end",
+        "",
+        partial(test_lua.test_a_load_begins_again_when_anything_changed, change="the reservation ended"),
+    ),
+    (
+        "an older stock level changes nothing",
+        "sync_level.lua",
+        "if tonumber(version) >= tonumber(ARGV[1]) then return 'current' end",
+        "",
+        test_lua.test_levels_applied_late_twice_or_out_of_order_end_the_same,
+    ),
+    (
+        "a level takes no reserved units",
+        "sync_level.lua",
+        "if tonumber(call('GET', KEYS[1])) + difference < 0 then return 'later' end",
+        "",
+        test_lua.test_a_level_never_takes_units_that_are_reserved,
+    ),
+    (
+        "a key stands for one order",
+        "accept.lua",
+        "if recorded == fingerprint then",
+        "if recorded then",
+        test_lua.test_accept_replays_the_same_order_and_refuses_another_without_a_second_message,
+    ),
+    (
+        "the order record remembers what its key forgot",
+        "accept.lua",
+        "known == id and record or 'order:' .. known",
+        "'order:none'",
+        test_lua.test_accept_finds_the_order_again_when_only_the_key_was_lost,
+    ),
+    (
+        "an order that ended is not enqueued again",
+        "requeue.lua",
+        "then return 'ended' end",
+        "then end",
+        test_lua.test_requeue_leaves_orders_alone_that_ended,
+    ),
+    (
+        "units return once",
+        "cancel.sql",
+        "(status = 'confirmed' OR",
+        "(true OR",
+        test_fulfilment.test_cancelling_returns_the_units_once_however_often_it_is_done,
+    ),
+    (
+        "an unknown SKU can't be sold by the books",
+        "persist.sql",
+        "SELECT counted.sku, 'sale'",
+        "SELECT line.sku, 'sale'",
+        test_books.test_the_books_refuse_a_sku_that_does_not_exist,
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def books_wiped_afterwards() -> Iterator[None]:
+    """What a system without its safeguard wrote must not stay in the books of other tests."""
+    yield
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE shop_stockmovement DISABLE TRIGGER USER")
+        cursor.execute("TRUNCATE shop_order, shop_orderline, shop_product, shop_stockmovement")
+        cursor.execute("ALTER TABLE shop_stockmovement ENABLE TRIGGER USER")
+
+
+@pytest.fixture
+def switched_off(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str], None]]:
+    """Take a safeguard out of a script or statement for one test."""
+
+    def switch_off(where: str, guard: str, instead: str) -> None:
+        name, kind = where.split(".")
+        read = scripts.text if kind == "lua" else stores.sql
+        whole = read(name)
+        assert guard in whole, f"{where} no longer holds this safeguard in these words"
+        weak = whole.replace(guard, instead)
+        module, function = (scripts, "text") if kind == "lua" else (stores, "sql")
+        monkeypatch.setattr(module, function, lambda wanted: weak if wanted == name else read(wanted))
+        scripts._sync.cache_clear()
+
+    yield switch_off
+    scripts._sync.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("where", "guard", "instead", "watch"), [row[1:] for row in CONTROLS], ids=[row[0] for row in CONTROLS]
+)
+def test_without_its_safeguard_the_test_that_watches_it_turns_red(
+    client: "redis.Redis",
+    monkeypatch: pytest.MonkeyPatch,
+    switched_off: Callable[[str, str, str], None],
+    where: str,
+    guard: str,
+    instead: str,
+    watch: Watch,
+) -> None:
+    switched_off(where, guard, instead)
+
+    with pytest.raises((AssertionError, redis.ResponseError, pytest.fail.Exception)):
+        run(watch, client, monkeypatch)
+
+
+def run(watch: Watch, client: "redis.Redis", monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call a test with the fixtures it asks for."""
+    function: Any = watch.func if isinstance(watch, partial) else watch
+    given = {"client": client, "monkeypatch": monkeypatch}
+    wanted = function.__code__.co_varnames[: function.__code__.co_argcount]
+    watch(**{name: given[name] for name in wanted if name in given})
+
+
+def test_without_postgresqls_constraint_a_wrong_counter_in_redis_oversells(client: "redis.Redis") -> None:
+    condition = "CHECK (confirmed >= 0 AND confirmed <= on_sale)"
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE shop_product DROP CONSTRAINT product_not_oversold")
+        try:
+            with pytest.raises(AssertionError):
+                test_fulfilment.test_redis_promising_too_much_cannot_oversell(client)
+        finally:
+            cursor.execute("UPDATE shop_product SET on_sale = confirmed WHERE confirmed > on_sale")
+            cursor.execute(f"ALTER TABLE shop_product ADD CONSTRAINT product_not_oversold {condition}")
+
+
+def test_without_forgiveness_an_outage_uses_up_an_orders_attempts(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fulfilment, "forgive", lambda *_, **__: None)
+
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        test_fulfilment.test_a_store_that_is_away_costs_an_order_no_attempt(client, monkeypatch)
+
+
+def test_without_its_eye_on_the_head_of_the_line_the_sweeper_enqueues_all_that_wait(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shop import sweeper
+
+    monkeypatch.setattr(sweeper, "_head_accepted_at_ms", lambda _: None)
+
+    with pytest.raises(AssertionError):
+        test_sweeper.test_orders_that_merely_wait_in_a_long_line_are_not_enqueued_again(client)

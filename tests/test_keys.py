@@ -1,0 +1,66 @@
+"""Every key that the system writes is on the list, with the type and the lifetime that the list says."""
+
+import fnmatch
+import uuid
+
+import pytest
+import redis
+
+from shop import keys
+from shop.stores import redis_client
+from tests.builders import a_sku
+from tests.running import System
+
+
+def broken_promises(client: "redis.Redis") -> list[str]:
+    """Keys that are not listed, of another type, or living longer than their entry allows."""
+    broken = []
+    for name in client.scan_iter(count=1000):
+        spec = next((spec for spec in keys.SPECS if fnmatch.fnmatchcase(name, spec.pattern)), None)
+        if spec is None:
+            broken.append(f"{name} is not listed")
+        elif (kind := client.type(name)) not in {spec.type, "none"}:
+            broken.append(f"{name} is a {kind}, not a {spec.type}")
+        elif spec.lifetime_s is not None and not -2 <= client.pttl(name) <= spec.lifetime_s * 1000:
+            broken.append(f"{name} lives too long")
+        elif spec.lifetime_s is not None and client.pttl(name) == -1:
+            broken.append(f"{name} never expires")
+    return broken
+
+
+def test_a_day_s_work_leaves_only_keys_that_are_listed(system: System) -> None:
+    sku = a_sku(stock=10)
+    confirmed = system.end_of(system.place((sku, 3)).body["id"]).body
+    rejected = system.end_of(system.place((sku, 30)).body["id"]).body
+    movement = {"Idempotency-Key": uuid.uuid4().hex}
+    system.send(
+        "POST",
+        f"/api/v1/products/{sku.replace(' ', '%20')}/stock-movements",
+        {"delta": -1, "reason": "x"},
+        movement,
+    )
+    system.send("POST", f"{confirmed['href']}/cancel")
+
+    assert broken_promises(redis_client()) == []
+    for order in (confirmed, rejected):
+        assert 0 < redis_client().ttl(keys.order(order["id"])) <= keys.DAY_S
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("unheard:of", "not listed"), ("estoque:x", "is a list"), ("idempotency:a:b", "never expires")],
+)
+def test_a_key_that_breaks_its_promise_is_found(client: "redis.Redis", name: str, told: str) -> None:
+    if name.startswith("estoque"):
+        client.lpush(name, "1")
+    else:
+        client.set(name, "1")
+
+    assert told in broken_promises(client)[0]
+
+
+def test_two_names_cannot_mean_one_key() -> None:
+    samples = [spec.pattern.replace("*", "sample") for spec in keys.SPECS]
+
+    for sample in samples:
+        assert sum(fnmatch.fnmatchcase(sample, spec.pattern) for spec in keys.SPECS) == 1, sample

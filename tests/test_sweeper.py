@@ -1,0 +1,135 @@
+"""What the sweeper sets going again, and what it leaves alone."""
+
+import json
+import time
+
+import redis
+
+from shop import keys, queue, stock, sweeper
+from shop.domain import Order
+from shop.fulfilment import fulfil
+from tests.builders import a_sku, accepted, an_order, assert_at_rest, free_in_redis, status_in_redis
+
+
+def now_ms() -> int:
+    """This moment, in Unix milliseconds."""
+    return int(time.time() * 1000)
+
+
+def overdue(client: "redis.Redis", *orders: Order) -> None:
+    """Make the sweeper look at these orders now."""
+    client.zadd(keys.OPEN_ORDERS, {order.id: 1 for order in orders})
+
+
+def waiting(client: "redis.Redis") -> list[str]:
+    """The order ids on the queue, the next one first."""
+    return [
+        json.loads(message)["headers"]["id"] for message in reversed(client.lrange(keys.ORDER_QUEUE, 0, -1))
+    ]
+
+
+def test_an_overdue_order_without_a_message_is_enqueued_once(client: "redis.Redis") -> None:
+    (order,) = accepted(client, an_order((a_sku(), 1)))
+    overdue(client, order)
+
+    counts = [sweeper.enqueue_due(client, now_ms()) for _ in range(3)]
+
+    assert (counts, waiting(client)) == ([1, 0, 0], [order.id])
+
+
+def test_an_order_that_is_not_overdue_is_left_alone(client: "redis.Redis") -> None:
+    accepted(client, an_order((a_sku(), 1)))
+
+    assert sweeper.enqueue_due(client, now_ms()) == 0
+
+
+def test_orders_that_merely_wait_in_a_long_line_are_not_enqueued_again(client: "redis.Redis") -> None:
+    first, second = an_order((a_sku(), 1)), an_order((a_sku(), 1))
+    client.lpush(keys.ORDER_QUEUE, queue.fulfil_message(first), queue.fulfil_message(second))
+    later = Order(
+        **{**{f: getattr(second, f) for f in second.__struct_fields__}, "accepted_at_ms": now_ms() + 1}
+    )
+    accepted(client, first, later)
+    overdue(client, later)
+
+    assert sweeper.enqueue_due(client, now_ms()) == 0
+    assert waiting(client) == [first.id, second.id]
+
+
+def test_a_lost_order_older_than_the_head_of_the_line_is_enqueued(client: "redis.Redis") -> None:
+    lost = accepted(client, an_order((a_sku(), 1)))[0]
+    head = an_order((a_sku(), 1))
+    head = Order(**{**{f: getattr(head, f) for f in head.__struct_fields__}, "accepted_at_ms": now_ms() + 1})
+    accepted(client, head)
+    client.lpush(keys.ORDER_QUEUE, queue.fulfil_message(head))
+    overdue(client, lost)
+
+    assert sweeper.enqueue_due(client, now_ms()) == 1
+
+
+def test_garbage_at_the_head_of_the_line_does_not_stop_the_sweeper(client: "redis.Redis") -> None:
+    (order,) = accepted(client, an_order((a_sku(), 1)))
+    overdue(client, order)
+    client.lpush(keys.ORDER_QUEUE, "no message")
+
+    assert sweeper.enqueue_due(client, now_ms()) == 1
+
+
+def test_an_open_order_whose_record_was_deleted_does_not_stay_open_for_ever(client: "redis.Redis") -> None:
+    (order,) = accepted(client, an_order((a_sku(), 1)))
+    overdue(client, order)
+    client.delete(keys.order(order.id))
+
+    sweeper.enqueue_due(client, now_ms())
+
+    assert client.zcard(keys.OPEN_ORDERS) == 0
+
+
+def test_a_cancellation_whose_message_was_lost_is_carried_out(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 4)))
+    fulfil([order], client=client)
+    client.zadd(keys.CANCELLATIONS, {order.id: 1})
+
+    sweeper.cancel_overdue(client, now_ms())
+
+    assert (status_in_redis(client, order), free_in_redis(client, sku)) == ("cancelled", 10)
+    assert_at_rest(client)
+
+
+def test_an_old_reservation_that_nobody_stands_behind_goes_back_on_sale(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+    stock.load(client, [sku])
+    client.decrby(keys.stock(sku), 4)
+    client.hset(keys.RESERVATIONS, "00000000-0000-4000-8000-000000000000", json.dumps(["t", "1", sku, "4"]))
+
+    assert sweeper.close_orphans(client, now_ms()) == 1
+    assert free_in_redis(client, sku) == 10
+    assert_at_rest(client)
+
+
+def test_a_reservation_of_an_order_that_ended_is_closed_by_the_books_word(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 4)))
+    fulfil([order], client=client)
+    client.decrby(keys.stock(sku), 4)
+    client.hset(keys.RESERVATIONS, order.id, json.dumps(["another token", "1", sku, "4"]))
+
+    sweeper.close_orphans(client, now_ms())
+
+    assert free_in_redis(client, sku) == 6
+    assert_at_rest(client)
+
+
+def test_a_reservation_of_an_order_in_flight_is_left_alone(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 4)))
+    client.hset(keys.RESERVATIONS, order.id, json.dumps(["t", "1", sku, "4"]))
+
+    assert sweeper.close_orphans(client, now_ms()) == 0
+
+
+def test_a_sweep_says_that_it_happened(client: "redis.Redis") -> None:
+    sweeper.sweep(client)
+
+    assert 0 < client.ttl(keys.SWEEPER_HEARTBEAT) <= 30
