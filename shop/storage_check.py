@@ -3,7 +3,7 @@
 import redis
 import structlog
 
-from shop.stores import redis_client, store_faults, web_redis
+from shop.stores import redis_client
 
 log = structlog.get_logger()
 
@@ -23,21 +23,15 @@ def problems(config: dict[str, str]) -> list[str]:
     ]
 
 
-def redis_problems() -> list[str]:
-    """The problems of the configured Redis; none can be told where it forbids CONFIG. Raises `StoreUnavailable`."""
-    with store_faults():
-        try:
-            return problems(redis_client().config_get("maxmemory-policy", "appendonly"))
-        except redis.ResponseError:
-            return []
-
-
-async def warn_about_redis() -> None:
-    """Log what is wrong with Redis; a Redis that is away is no reason not to start."""
+def warn_about_redis() -> list[str]:
+    """Log, and return, what is wrong with Redis. One that is away or forbids CONFIG is no reason not to start."""
     try:
-        found = problems(await web_redis().config_get("maxmemory-policy", "appendonly"))
+        # Redis 6 takes one name at a time.
+        answers = [redis_client().config_get(wanted) for wanted in REQUIRED]
     except redis.RedisError as error:
         log.warning("Redis settings could not be checked", reason=str(error))
-        return
+        return []
+    found = problems({name: value for answer in answers for name, value in answer.items()})
     for problem in found:
         log.critical("unsafe Redis settings", problem=problem)
+    return found

@@ -104,6 +104,9 @@ class System:
             "-E",
             "--concurrency",
             "4",
+            # Workers need not know each other here, and hold no election while Redis is away.
+            "--without-gossip",
+            "--without-mingle",
         ]
         scheduler = [*celery, "beat", "--schedule", str(self.data_dir / "celerybeat-schedule"), "--pidfile="]
         web = ["-m", "granian", "shop.web.asgi:application", "--interface", "asgi", "--workers", "2"]

@@ -5,6 +5,7 @@ redirects), whose adaptation to async costs more than the whole of an order's ac
 requests that arrive while Redis answers share the next round trip (`shop.intake`), and thousands can wait for a result.
 """
 
+import asyncio
 import io
 import os
 from collections.abc import Awaitable, Callable
@@ -118,7 +119,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
         message = await receive()
         if message["type"] == "lifespan.startup":
             queue.fulfil_message(queue.EXAMPLE)  # build the template now, not in the first order
-            await storage_check.warn_about_redis()
+            await asyncio.to_thread(storage_check.warn_about_redis)
             await send({"type": "lifespan.startup.complete"})
         else:
             await results.settlements.close()

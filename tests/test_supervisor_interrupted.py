@@ -1,0 +1,63 @@
+"""A supervisor that was killed, or whose `make` alone heard the signal: no program is left running."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.builders import wait_until
+from workers.proc import is_running, marked_with
+from workers.supervisor import MARK, Supervisor
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_what_a_killed_supervisor_left_is_ended_by_the_next(tmp_path: Path) -> None:
+    program = f"""
+from pathlib import Path
+from workers.processes import Part
+from workers.supervisor import Supervisor
+folder = Path({str(tmp_path)!r})
+# In a session of its own the grandchild outlives its parent.
+argv = ["python3", "-c", "import subprocess as s; s.run(['sleep', '600'], start_new_session=True)"]
+with Supervisor(folder, say=print, changed=lambda pids: None) as system:
+    system.start(Part(name="web", argv=argv, log=folder / "web.log"))
+    system.wait_until(lambda: len(system.pids["web"]) == 2, what="all", within_s=10)
+    print(*system.pids["web"], flush=True)
+    system.keep()
+"""
+    killed = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    with killed:
+        assert killed.stdout
+        parent, child = next([int(n) for n in line.split()] for line in killed.stdout if line[0].isdigit())
+        killed.kill()
+    wait_until(lambda: not is_running(parent))
+    assert is_running(child)
+
+    with Supervisor(tmp_path, say=print, changed=lambda _: None):
+        assert not is_running(child)
+
+
+def test_an_interrupt_that_only_make_got_stops_the_system_too(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+from workers.processes import Part
+from workers.supervisor import Supervisor
+folder = Path({str(tmp_path)!r})
+with Supervisor(folder, say=print, changed=lambda pids: print("complete", flush=True)) as system:
+    system.start(Part(name="web", argv=["sleep", "600"], log=folder / "web.log"))
+    system.keep()
+""")
+    (tmp_path / "Makefile").write_text(f"up:\n\t@exec {sys.executable} {program}\n")
+    make = subprocess.Popen(["make", "-C", tmp_path], stdout=subprocess.PIPE, text=True)
+    with make:
+        assert make.stdout
+        assert any("complete" in line for line in make.stdout)
+
+        make.send_signal(signal.SIGINT)
+
+        assert make.wait(timeout=20) != 0
+    assert not marked_with(MARK, str(tmp_path))
