@@ -65,12 +65,11 @@ def test_killed_pool_processes_lose_no_order(crew: System) -> None:
     placing = threading.Thread(target=lambda: ids.extend(place_many(crew, sku, 200)))
     placing.start()
 
-    for _ in range(4):
-        before = len(OrderRow.objects.filter(lines__sku=sku))
+    for ended in (10, 60, 110, 160):
+        wait_until(lambda ended=ended: OrderRow.objects.filter(lines__sku=sku).count() >= ended)
         child = crew.pids("worker")[1]
         os.kill(child, signal.SIGKILL)
         wait_until(lambda child=child: child not in crew.pids("worker"))
-        wait_until(lambda before=before: OrderRow.objects.filter(lines__sku=sku).count() > before)
     placing.join()
 
     assert_each_confirmed_once(crew, ids, sku, 500)
