@@ -71,7 +71,7 @@ def fulfil(orders: Sequence[Order], *, client: TextRedis, rules: Rules | None = 
             outcomes |= {order_id: Busy(sku=sku) for order_id, sku in batch.busy.items()}
             break
         if waiting:
-            time.sleep(random.uniform(0.001, 0.01))
+            time.sleep(random.uniform(0.001, 0.005))
     return {order.id: outcomes[order.id] for order in orders}
 
 

@@ -76,6 +76,8 @@ _database["OPTIONS"] = {
     # A statement of ours takes milliseconds. What takes longer than this is a fault, to be retried
     # before the broker's visibility timeout delivers the order to somebody else.
     "options": "-c statement_timeout=3000 -c lock_timeout=2500 -c idle_in_transaction_session_timeout=10000",
+    # Bound by the server, statements can be prepared: planning the one that records orders costs more than running it.
+    "server_side_binding": True,
     "prepare_threshold": None if env.bool("PGBOUNCER", default=False) else 2,
     "tcp_user_timeout": 5000,
     "keepalives_idle": 5,
