@@ -2,10 +2,12 @@
 
 from django.contrib import admin
 from django.urls import path
+from django.views.generic import RedirectView
 
 from shop.web import documentation, metrics, operations, orders, products
 
 urlpatterns = [
+    path("", RedirectView.as_view(url="/api/docs")),
     path("api/v1/orders", orders.collection),
     path("api/v1/orders/<uuid:order_id>", orders.detail),
     path("api/v1/orders/<uuid:order_id>/cancel", orders.cancel),

@@ -57,7 +57,7 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         "reserve.lua",
         "if not held then",
         "if true then",
-        test_fulfilment.test_the_same_order_given_to_many_workers_counts_once,
+        test_lua.test_reserve_twice_takes_once_and_keeps_the_token,
     ),
     (
         "a missing counter means not loaded",

@@ -19,6 +19,9 @@ TASK_HARD_LIMIT_S = 12
 app = Celery("reserva", include=["workers.heartbeat", "tasks.orders", "tasks.maintenance"])
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.update(
+    # Celery's Django support closes the database connection around every task unless it is told to keep it; opening
+    # one costs PostgreSQL more than all the rest of an order. Connections that break are replaced by `shop.stores`.
+    CELERY_DB_REUSE_MAX=100_000,
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     task_acks_on_failure_or_timeout=True,

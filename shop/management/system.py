@@ -187,8 +187,8 @@ class System:
         authorization = f"-H 'Authorization: Bearer {self._secrets['api_key']}'"
         body = '{"items": [{"sku": "X", "quantity": 1}]}'
         return f"""
-  Shop      {self._web_url}/           API       {self._web_url}/api/docs
-  Operators {self._web_url}/live       Admin     {self._web_url}/admin/
+  API       {self._web_url}/api/docs
+  Admin     {self._web_url}/admin/
   Flower    {self._flower_url}/
   Staff     {STAFF_USER} / {self._secrets["staff_password"]}
   Flower    {self._flower_login.replace(":", " / ", 1)}
