@@ -25,7 +25,11 @@ def test_a_confirmed_order_is_written_with_its_lines_counters_and_movements() ->
     recorded = books.record([confirmed(order)])
 
     assert recorded == {order.id: Recorded(status=Status.CONFIRMED, token="token", reason=None)}
-    assert list(OrderLine.objects.filter(order=order.id).order_by("position").values_list("position", "sku", "quantity")) == [
+    assert list(
+        OrderLine.objects.filter(order=order.id)
+        .order_by("position")
+        .values_list("position", "sku", "quantity")
+    ) == [
         (0, sku, 3),
         (1, other, 2),
     ]

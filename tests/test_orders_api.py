@@ -104,6 +104,15 @@ def test_a_key_that_redis_lost_still_finds_its_order(system: System, forgotten: 
     assert OrderRow.objects.filter(lines__sku=sku).count() == 1
 
 
+def test_an_order_of_1114_lines_goes_all_the_way(system: System) -> None:
+    skus = [a_sku(stock=5) for _ in range(1114)]
+
+    ended = system.end_of(system.place(*((sku, 2) for sku in skus)).body["id"])
+
+    assert (ended.body["status"], len(ended.body["items"])) == ("confirmed", 1114)
+    assert {free_in_redis(redis_client(), sku) for sku in skus} == {3}
+
+
 def test_two_clients_with_one_key_have_two_orders_and_cannot_see_each_other(system: System) -> None:
     sku, key = a_sku(), uuid.uuid4().hex
     stranger = create_key(f"stranger-{key[:8]}", ["orders"])
