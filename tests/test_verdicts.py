@@ -10,8 +10,8 @@ import jsonschema_rs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shop.web import openapi
 from shop.domain import SKU_PATTERN, is_sku, is_text
+from shop.web import openapi
 from shop.web.faults import JsonObject, order_faults
 from shop.web.parsing import parse_order, parse_stock_movement
 from shop.web.problems import Kind, Problem
