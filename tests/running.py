@@ -55,7 +55,7 @@ class System:
                 name=name,
                 argv=[sys.executable, "-m", *argv],
                 log=log,
-                env={**self.env, **env, "PYTHONPATH": os.getcwd()},
+                env={**self.env, **env, "PYTHONPATH": os.getcwd(), "TMPDIR": str(self.folder)},
                 is_ready=is_ready,
                 grace_s=15,
             )

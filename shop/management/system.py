@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import secrets
+import shutil
 import socket
 import sys
 from dataclasses import replace
@@ -77,7 +78,15 @@ class System:
             "ORDER_ID_SECRET": self._secrets["order_id_secret"],
             "PYTHONUNBUFFERED": "1",
         }
-        return {name: os.environ.get(name) or value for name, value in ours.items()}
+        told = {name: os.environ.get(name) or value for name, value in ours.items()}
+        return told | {"TMPDIR": str(self._fresh_scratch_folder())}
+
+    def _fresh_scratch_folder(self) -> Path:
+        """Where our processes put what they forget when they are killed (Celery's pool does): nowhere else."""
+        folder = self.data_dir / "tmp"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        return folder
 
     def _prepare(self, supervisor: Supervisor) -> None:
         env = {
