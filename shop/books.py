@@ -1,5 +1,6 @@
 """The books: what PostgreSQL decides about orders. A row, once written, is the truth; Redis follows it."""
 
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,9 +28,10 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """What the books say about an order, whoever wrote it."""
+    """What the books say about an order, whoever wrote it. `since_ms`: Unix time since when it is so."""
 
     status: Status
+    since_ms: int
     token: str
     reason: Reason | None
 
@@ -44,17 +46,18 @@ def record(decisions: Sequence[Decision]) -> dict[str, Recorded]:
     An order that has a row already keeps it, and its row is what is returned: of two workers with one order, the second
     learns what the first decided. Raises `StoreUnavailable` with nothing known; asking again is safe.
     """
+    now_ms = int(time.time() * 1000)
     ordered = sorted(decisions, key=lambda decision: decision.order.id)
     with store_faults():
         try:
-            fresh = {str(row[0]) for row in rows("persist", **_parameters(ordered))}
+            fresh = {str(row[0]) for row in rows("persist", **_parameters(ordered, now_ms))}
         except (IntegrityError, DataError) as error:
             if isinstance(error.__cause__, CheckViolation | NotNullViolation) or isinstance(error, DataError):
                 raise Refused(str(error)) from error
             raise
         known = recorded([d.order.id for d in ordered if d.order.id not in fresh])
     return known | {
-        d.order.id: Recorded(status=d.status, token=d.token, reason=d.reason)
+        d.order.id: Recorded(status=d.status, since_ms=now_ms, token=d.token, reason=d.reason)
         for d in ordered
         if d.order.id in fresh
     }
@@ -68,10 +71,11 @@ def recorded(ids: Sequence[str]) -> dict[str, Recorded]:
         return {
             str(order_id): Recorded(
                 status=Status(status),
+                since_ms=int(updated_at.timestamp() * 1000),
                 token=token,
                 reason=msgspec.convert(_loaded(reason), Reason) if reason else None,
             )
-            for order_id, status, token, reason in rows("recorded", ids=list(ids))
+            for order_id, status, updated_at, token, reason in rows("recorded", ids=list(ids))
         }
 
 
@@ -79,7 +83,7 @@ def _loaded(reason: object) -> object:
     return msgspec.json.decode(reason) if isinstance(reason, str) else reason
 
 
-def _parameters(decisions: Sequence[Decision]) -> dict[str, list[object]]:
+def _parameters(decisions: Sequence[Decision], now_ms: int) -> dict[str, object]:
     orders = [decision.order for decision in decisions]
     lines = [(order.id, at, line) for order in orders for at, line in enumerate(order.lines)]
     return {
@@ -91,6 +95,7 @@ def _parameters(decisions: Sequence[Decision]) -> dict[str, list[object]]:
         "fingerprints": [order.fingerprint for order in orders],
         "reservations": [decision.token for decision in decisions],
         "reasons": [_json.encode(d.reason).decode() if d.reason else None for d in decisions],
+        "ended": datetime.fromtimestamp(now_ms / 1000, UTC),
         "accepted": [datetime.fromtimestamp(order.accepted_at_ms / 1000, UTC) for order in orders],
         "line_orders": [uuid.UUID(order_id) for order_id, _, _ in lines],
         "positions": [at for _, at, _ in lines],

@@ -1,11 +1,15 @@
 """Asking for an order to be cancelled. The asking is recorded before it is answered; `shop.fulfilment` carries it out."""
 
+import asyncio
+import contextlib
 import time
 from enum import StrEnum
 
 from shop import keys, queue, scripts
 from shop.results import find
-from shop.stores import store_faults, web_redis
+from shop.stores import StoreUnavailable, store_faults, web_redis
+
+PUBLISH_PATIENCE_S = 1.0
 
 
 class Cancellation(StrEnum):
@@ -19,11 +23,13 @@ class Cancellation(StrEnum):
 
 async def request_cancel(order_id: str, client: str) -> Cancellation:
     """Note that the client wants its order cancelled. Raises `StoreUnavailable` with nothing noted."""
-    outcome = await _request(order_id, client, "")
-    if outcome is Cancellation.UNKNOWN and (state := await find(order_id, client)):
-        outcome = await _request(order_id, client, state.status.value)
+    state = await find(order_id, client)
+    outcome = await _request(order_id, client, state.status.value if state else "")
     if outcome is Cancellation.REQUESTED and not queue.BROKER_IS_LEDGER:
-        await queue.publish_async(queue.CANCEL_TASK, queue.new_task_id(), order_id)
+        # The wish is recorded: with the broker away, the sweeper carries it out.
+        with contextlib.suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout(PUBLISH_PATIENCE_S):
+                await queue.publish_async(queue.CANCEL_TASK, queue.new_task_id(), order_id)
     return outcome
 
 

@@ -60,9 +60,10 @@ def publish_keys() -> None:
     """Tell Redis every key that PostgreSQL has."""
     with store_faults():
         for key in ApiKey.objects.all():
-            redis_client().set(
-                keys.api_key(key.digest), _packed(key.client, key.scopes, key.revoked_at is not None)
-            )
+            revoked = key.revoked_at is not None
+            # What was read as valid may have been revoked since: it must not be brought to life again.
+            packed = _packed(key.client, key.scopes, revoked)
+            redis_client().set(keys.api_key(key.digest), packed, nx=not revoked)
 
 
 def _packed(client: str, scopes: Sequence[str], revoked: bool) -> str:

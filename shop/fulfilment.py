@@ -83,6 +83,7 @@ class _Batch:
     ended: dict[str, Outcome] = field(default_factory=dict)
     busy: dict[str, str] = field(default_factory=dict)
     locks: list[str] = field(default_factory=list)
+    tried: list[str] = field(default_factory=list)
 
 
 def _reserve(orders: list[Order], batch: _Batch, client: TextRedis, rules: Rules) -> None:
@@ -98,8 +99,10 @@ def _must_ask_again(order: Order, reply: list[Any], batch: _Batch, client: TextR
     match reply:
         case ["reserved", token, owner, *locked]:
             batch.locks += [part for sku in locked for part in (sku, owner)]
+            batch.tried.append(order.id)
             batch.decisions.append(Decision(order=order, status=Status.CONFIRMED, token=token))
         case ["short", *pairs]:
+            batch.tried.append(order.id)
             batch.decisions.append(_rejected(order, pairs))
         case ["busy", sku]:
             batch.busy[order.id] = sku
@@ -219,10 +222,17 @@ def _settle(
     """Publish what the books say and close the reservations; then what only showed in doing so."""
     if not recorded:
         return {}
-    args: list[Any] = [int(time.time() * 1000), keys.DAY_S, len(recorded)]
+    args: list[Any] = [keys.DAY_S, len(recorded)]
     for order_id, decided in recorded.items():
         reason = _json.encode(decided.reason) if decided.reason else ""
-        args += [order_id, decided.status.value, decided.token, reason, "1" if accept_lost else "0"]
+        args += [
+            order_id,
+            decided.status.value,
+            decided.since_ms,
+            decided.token,
+            reason,
+            "1" if accept_lost else "0",
+        ]
     names = [keys.RESERVATIONS, keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.SETTLED_CHANNEL]
     with store_faults():
         replies = scripts.run(client, "settle", names, args + locks)
@@ -245,14 +255,13 @@ def _settle(
 
 
 def _release(batch: _Batch, client: TextRedis) -> None:
-    tried = [decision.order.id for decision in batch.decisions if decision.status is Status.CONFIRMED]
     try:
-        forgive(tried, client=client)
+        forgive(batch.tried, client=client)
         with store_faults():
             for sku, owner in zip(batch.locks[::2], batch.locks[1::2], strict=True):
                 scripts.run(client, "unlock", [keys.lock(sku)], [owner])
     except StoreUnavailable:
-        log.warning("could not release locks; they expire by themselves", orders=tried)
+        log.warning("could not release locks; they expire by themselves", orders=batch.tried)
 
 
 def forgive(order_ids: Sequence[str], *, client: TextRedis) -> None:

@@ -71,7 +71,7 @@ class OrderLine(models.Model):
     order = models.ForeignKey(
         Order, on_delete=models.DO_NOTHING, related_name="lines", db_constraint=False, db_index=False
     )
-    position = models.SmallIntegerField()
+    position = models.IntegerField()
     sku = models.CharField(max_length=SKU_MAX_LENGTH, db_collation="C")
     quantity = models.BigIntegerField()
 

@@ -62,7 +62,8 @@ def move(*, client: TextRedis, request: str, by: str, sku: str, delta: int, reas
     try:
         with stock.locks(client, request, [sku], patience_s=LOCK_WAIT_S):
             if delta < 0 and (refusal := _withdraw(client, request, sku, -delta)):
-                return refusal
+                # A copy of this very request may have taken the units meanwhile.
+                return _written(client, request, sku, delta, reason) or refusal
             return _write(client, request=request, by=by, sku=sku, delta=delta, reason=reason)
     except stock.Locked as locked:
         raise StoreUnavailable(str(locked)) from locked
@@ -110,7 +111,7 @@ def _write(client: TextRedis, *, request: str, by: str, sku: str, delta: int, re
         with store_faults():
             written = rows("move", request=request, client=by, sku=sku, delta=delta, reason=reason)
     except IntegrityError as error:
-        if isinstance(error.__cause__, UniqueViolation) and (
+        if isinstance(error.__cause__, UniqueViolation | CheckViolation) and (
             found := _written(client, request, sku, delta, reason)
         ):
             return found  # the same request, sent twice at once

@@ -138,8 +138,7 @@ def _explain(client: TextRedis, sku: str, repair: bool) -> Difference | None:
     counter, level, held = before
     _, _, version, units, free, _ = next(row for row in snapshot if row[0] == "level")
     counted = {(row[1], row[5]) for row in snapshot if row[0] == "counted"}
-    moved = {row[1] for row in snapshot if row[0] == "moved"}
-    open_units = sum(r[3] for r in held if (r[0], r[1]) not in counted and r[0] not in moved)
+    open_units = sum(r[3] for r in held if (r[0], r[1]) not in counted)
     expected = free - open_units
     if counter is None or counter == str(expected):
         return None

@@ -35,29 +35,38 @@ async def find(order_id: str, client: str) -> OrderState | None:
     exist but nobody can tell.
     """
     away: StoreUnavailable | None = None
+    state, cancelling = None, False
     try:
-        state = await _in_redis(order_id)
+        state, cancelling = await _in_redis(order_id)
     except StoreUnavailable as error:
-        state, away = None, error
+        away = error
     if state is None:
         state = await _in_books(order_id)
+    elif state.status is Status.QUEUED:
+        # Whoever read the books while Redis was away may have seen more than Redis knows now.
+        with contextlib.suppress(StoreUnavailable):
+            decided = await _in_books(order_id)
+            if decided and not (cancelling and decided.status in (Status.REJECTED, Status.FAILED)):
+                state = decided
     if state is None and away:
         raise away
     return state if state and state.order.client == client else None
 
 
-async def _in_redis(order_id: str) -> OrderState | None:
+async def _in_redis(order_id: str) -> tuple[OrderState | None, bool]:
+    """The order's record, and whether a worker is to cancel it."""
     with store_faults():
-        fields = ["document", "status", "reason", "updated_at"]
-        document, status, reason, updated_at = await web_redis().hmget(keys.order(order_id), fields)
+        fields = ["document", "status", "reason", "updated_at", "cancel"]
+        document, status, reason, updated_at, cancel = await web_redis().hmget(keys.order(order_id), fields)
     if document is None:
-        return None
-    return OrderState(
+        return None, False
+    state = OrderState(
         order=_document.decode(document),
         status=Status(status),
         reason=_reason.decode(reason) if reason else None,
         updated_at_ms=int(updated_at),
     )
+    return state, cancel is not None
 
 
 async def _in_books(order_id: str) -> OrderState | None:
@@ -81,7 +90,7 @@ def _from_row(row: tuple[Any, ...]) -> OrderState:
 
 
 def _ms(moment: datetime) -> int:
-    return round(moment.timestamp() * 1000)
+    return int(moment.timestamp() * 1000)
 
 
 class Settlements:

@@ -53,10 +53,9 @@ def _load_once(client: TextRedis, skus: Sequence[str]) -> tuple[list[str], set[s
         snapshot = rows("load", skus=missing, ids=sorted({order_id for order_id, *_ in held}))
     levels = {row[1]: row[2:5] for row in snapshot if row[0] == "level"}
     counted = {(row[1], row[5]) for row in snapshot if row[0] == "counted"}
-    moved = {row[1] for row in snapshot if row[0] == "moved"}
     uncounted: dict[str, list[tuple[str, ...]]] = {}
     for reservation in held:
-        if (reservation[0], reservation[1]) not in counted and reservation[0] not in moved:
+        if (reservation[0], reservation[1]) not in counted:
             uncounted.setdefault(reservation[2], []).append(reservation)
     with store_faults():
         pipe = client.pipeline(transaction=False)

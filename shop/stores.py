@@ -12,7 +12,7 @@ import psycopg
 import redis
 import redis.asyncio
 from django.conf import settings
-from django.db import OperationalError, connection
+from django.db import InternalError, OperationalError, connection
 from django.db.utils import InterfaceError
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from redis.backoff import ConstantBackoff, ExponentialWithJitterBackoff
@@ -43,15 +43,30 @@ def redis_client() -> TextRedis:
 
 
 @cache
+def web_thread_redis() -> TextRedis:
+    """For the web tier's threads: as impatient as `web_redis`, because a client waits for the answer."""
+    return redis.Redis.from_url(
+        settings.REDIS_URL,
+        decode_responses=True,
+        socket_connect_timeout=0.5,
+        socket_timeout=0.7,
+        retry=Retry(ConstantBackoff(0.02), 1, supported_errors=(RedisConnectionError,)),
+    )
+
+
+@cache
 def web_redis() -> TextRedis:
     """The web tier's client: one quick second try on a stale connection, else 503 at once. Replies are text."""
-    return redis.asyncio.Redis.from_url(
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
         settings.REDIS_URL,
+        max_connections=50,
+        timeout=1,  # s for a free connection: redis-py's other pool refuses the 101st request at once
         decode_responses=True,
         socket_connect_timeout=0.5,
         socket_timeout=1,
         retry=Retry(ConstantBackoff(0.02), 1, supported_errors=(RedisConnectionError,)),
     )
+    return redis.asyncio.Redis(connection_pool=pool)
 
 
 #: Replies by which Redis says "not now" rather than "you are wrong".
@@ -74,7 +89,7 @@ def store_faults() -> Iterator[None]:
         if not redis_is_away(error):
             raise
         raise StoreUnavailable(f"Redis: {error}") from error
-    except (OperationalError, InterfaceError) as error:
+    except (OperationalError, InterfaceError, InternalError) as error:
         # The connection may be half dead; a fresh one is opened at the next query.
         connection.close()
         raise StoreUnavailable(f"PostgreSQL: {error}") from error
@@ -132,7 +147,7 @@ class WebDatabase:
                 async with asyncio.timeout(self.PATIENCE_S), pool.connection() as opened:
                     cursor = await opened.execute(sql(name), parameters)
                     return await cursor.fetchall()
-            except psycopg.OperationalError as error:
+            except (psycopg.OperationalError, psycopg.InternalError) as error:
                 # After a restart of PostgreSQL each idle connection fails once.
                 if not stale_connections or isinstance(error, PoolTimeout):
                     raise self._away(error) from error

@@ -19,6 +19,8 @@ log = structlog.get_logger()
 
 #: Orders looked at in one sweep.
 SWEEP_BATCH = 500
+#: So many messages at the head of the line are looked at for an order: some are cancellations, or garbage.
+HEAD_MESSAGES = 20
 #: A cancellation asked for so long ago lost its message.
 CANCEL_AFTER_MS = 5_000
 #: A reservation of no open order and so old belongs to a movement whose process died.
@@ -61,14 +63,14 @@ def _head_accepted_at_ms(client: TextRedis) -> int | None:
     """
     if not queue.BROKER_IS_LEDGER:
         return None
-    head = client.lindex(keys.ORDER_QUEUE, -1)
-    if head is None:
-        return None
-    try:
-        document = client.hget(keys.order(json.loads(head)["headers"]["id"]), "document")
-        return _document.decode(document).accepted_at_ms if document else None
-    except (ValueError, KeyError, TypeError):
-        return None  # not a message of ours: the worker throws it out
+    for message in reversed(client.lrange(keys.ORDER_QUEUE, -HEAD_MESSAGES, -1)):
+        try:
+            document = client.hget(keys.order(json.loads(message)["headers"]["id"]), "document")
+        except (ValueError, KeyError, TypeError):
+            continue  # not a message of ours: the worker throws it out
+        if document:
+            return _document.decode(document).accepted_at_ms
+    return None
 
 
 def _enqueue_again(client: TextRedis, order_id: str, now_ms: int, head_ms: int | None) -> bool:
@@ -108,6 +110,9 @@ def cancel_overdue(client: TextRedis, now_ms: int) -> int:
             fulfilment.cancel(order_id, client=client)
             if client.zscore(keys.OPEN_ORDERS, order_id) is None:
                 client.zrem(keys.CANCELLATIONS, order_id)
+            else:
+                # Its own worker will see to it. It must not stand before those that nobody sees to.
+                client.zadd(keys.CANCELLATIONS, {order_id: now_ms}, xx=True)
     return len(overdue)
 
 

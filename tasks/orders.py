@@ -6,6 +6,7 @@ order was promised an end, and each try counts; the count ends in Redis (`MAX_AT
 """
 
 import random
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -51,7 +52,8 @@ def fulfil_order(self: "Task[Any, Any]", document: dict[str, Any]) -> str:
     except StoreUnavailable as away:
         raise again(self, away) from away
     except SoftTimeLimitExceeded as late:
-        forgive([order.id], client=redis_client())
+        with suppress(StoreUnavailable):
+            forgive([order.id], client=redis_client())
         raise again(self, late) from late
     except Exception as bug:
         log.exception("fulfilment failed", order=order.id)

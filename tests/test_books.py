@@ -6,7 +6,7 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 
 from shop import books
-from shop.books import Decision, Recorded, Refused
+from shop.books import Decision, Refused
 from shop.domain import LineShortage, Order, Reason, ReasonCode, Status
 from shop.models import Order as OrderRow
 from shop.models import OrderLine, Product, StockMovement
@@ -24,7 +24,8 @@ def test_a_confirmed_order_is_written_with_its_lines_counters_and_movements() ->
 
     recorded = books.record([confirmed(order)])
 
-    assert recorded == {order.id: Recorded(status=Status.CONFIRMED, token="token", reason=None)}
+    assert recorded == books.recorded([order.id])
+    assert (recorded[order.id].status, recorded[order.id].token) == (Status.CONFIRMED, "token")
     assert list(
         OrderLine.objects.filter(order=order.id)
         .order_by("position")

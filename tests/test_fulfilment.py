@@ -2,6 +2,7 @@
 
 import pytest
 import redis
+from django.db import connection
 
 from shop import books, fulfilment, keys, stock
 from shop.books import Decision
@@ -362,6 +363,34 @@ def test_a_store_that_is_away_costs_an_order_no_attempt(
 
     assert fulfil([order], client=client, rules=Rules(max_attempts=2)) == {order.id: Status.CONFIRMED}
     assert_at_rest(client)
+
+
+def test_an_outage_turns_no_rejection_into_a_failure(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (order,) = accepted(client, an_order((a_sku(stock=1), 2)))
+    with monkeypatch.context() as fault:
+
+        def away(decisions: list[Decision]) -> object:
+            raise StoreUnavailable("PostgreSQL: gone")
+
+        fault.setattr(books, "record", away)
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable):
+                fulfil([order], client=client, rules=Rules(max_attempts=2))
+
+    assert fulfil([order], client=client, rules=Rules(max_attempts=2)) == {order.id: Status.REJECTED}
+
+
+def test_a_read_only_postgresql_is_a_store_that_is_away(client: "redis.Redis") -> None:
+    (order,) = accepted(client, an_order((a_sku(stock=5), 2)))
+    for _ in range(4):
+        with connection.cursor() as cursor:
+            cursor.execute("SET default_transaction_read_only = on")
+        with pytest.raises(StoreUnavailable):
+            fulfil([order], client=client, rules=Rules(max_attempts=2))
+
+    assert fulfil([order], client=client, rules=Rules(max_attempts=2)) == {order.id: Status.CONFIRMED}
 
 
 def test_cancelling_returns_the_units_once_however_often_it_is_done(client: "redis.Redis") -> None:

@@ -165,9 +165,9 @@ def settle(
     client: "redis.Redis", *orders: tuple[str, str, str], locks: tuple[str, ...] = (), lost: str = "0"
 ) -> Any:
     """Settle orders, each `(id, status, token)`."""
-    args: list[Any] = [3000, 100, len(orders)]
+    args: list[Any] = [100, len(orders)]
     for order, status, token in orders:
-        args += [order, status, token, "", lost]
+        args += [order, status, 3000, token, "", lost]
     names = [keys.RESERVATIONS, keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.SETTLED_CHANNEL]
     return scripts.run(client, "settle", names, [*args, *locks])
 

@@ -93,10 +93,12 @@ def test_orders_in_flight_are_respected(client: "redis.Redis") -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    for order in orders:
-        fulfil([order], client=client)
-    done.set()
-    watcher.join()
+    try:
+        for order in orders:
+            fulfil([order], client=client)
+    finally:
+        done.set()
+        watcher.join()
 
     assert differences == []
     assert free_in_redis(client, sku) == 700
@@ -151,10 +153,12 @@ def test_loading_while_orders_flow_stays_exact(client: "redis.Redis") -> None:
 
     forgetter = threading.Thread(target=forget)
     forgetter.start()
-    for order in orders:
-        fulfil([order], client=client)
-    done.set()
-    forgetter.join()
+    try:
+        for order in orders:
+            fulfil([order], client=client)
+    finally:
+        done.set()
+        forgetter.join()
     stock.load(client, [sku])
 
     assert free_in_redis(client, sku) == 100

@@ -1,5 +1,6 @@
 """What dies, freezes or forgets, and how every accepted order still ends, once."""
 
+import asyncio
 import os
 import signal
 import threading
@@ -7,11 +8,14 @@ import time
 import uuid
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 import redis
 from django.db import connection
 
-from shop import keys
+from shop import books, keys
+from shop.books import Decision
+from shop.domain import Order, Status
 from shop.models import Order as OrderRow
 from shop.models import Product
 from shop.stores import redis_client
@@ -168,6 +172,77 @@ def test_without_redis_orders_are_refused_quickly_and_the_same_key_works_later(
     assert (seen.status, seen.body["status"]) == (200, "confirmed")
     assert unknown.status == 503
     assert_each_confirmed_once(crew, [ended.body["id"], later.body["id"]], sku, 10)
+
+
+def undecided(order_id: str) -> Order:
+    """The order as its worker would get it."""
+    document = redis_client().hget(keys.order(order_id), "document")
+    return msgspec.json.decode(document, type=Order)
+
+
+def test_a_state_read_from_the_books_while_redis_was_away_is_not_taken_back(
+    crew: System, redis_server: RedisServer
+) -> None:
+    sku = a_sku(stock=10)
+    (order_id,) = place_many(crew, sku, 1)
+    books.record(
+        [Decision(order=undecided(order_id), status=Status.CONFIRMED, token="of a worker that died")]
+    )
+
+    redis_server.stop()
+    try:
+        meanwhile = crew.get(f"/api/v1/orders/{order_id}").body["status"]
+    finally:
+        redis_server.start()
+    wait_until(lambda: crew.get(f"/api/v1/orders/{order_id}").status == 200)
+    afterwards = crew.get(f"/api/v1/orders/{order_id}").body["status"]
+
+    assert (meanwhile, afterwards) == ("confirmed", "confirmed")
+
+
+def test_an_end_that_somebody_may_have_read_is_not_cancelled_away(crew: System) -> None:
+    (order_id,) = place_many(crew, a_sku(stock=0), 1)
+    books.record([Decision(order=undecided(order_id), status=Status.REJECTED)])
+
+    refused = crew.send("POST", f"/api/v1/orders/{order_id}/cancel")
+    crew.start("worker")
+
+    assert refused.status == 409
+    assert crew.end_of(order_id).body["status"] == "rejected"
+
+
+def test_a_final_answer_is_the_same_to_the_byte_from_either_store(crew: System) -> None:
+    crew.start("worker")
+    (order_id,) = place_many(crew, a_sku(stock=10), 1)
+    from_redis = crew.end_of(order_id)
+    redis_client().delete(keys.order(order_id))
+
+    from_books = crew.get(f"/api/v1/orders/{order_id}")
+
+    assert from_books.body == from_redis.body
+    assert from_books.headers["ETag"] == from_redis.headers["ETag"]
+
+
+def test_a_thousand_clients_can_wait_at_once(crew: System) -> None:
+    (order_id,) = place_many(crew, a_sku(stock=10), 1)
+    head = f"GET /api/v1/orders/{order_id} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {crew.api_key}\r\n"
+
+    async def wait_for_the_order() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", crew.port)
+        writer.write(f"{head}Prefer: wait=30\r\nConnection: close\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    async def all_of_them() -> list[bytes]:
+        waiting = [asyncio.create_task(wait_for_the_order()) for _ in range(1000)]
+        await asyncio.to_thread(crew.start, "worker")
+        return await asyncio.gather(*waiting)
+
+    answers = asyncio.run(all_of_them())
+
+    assert {answer.split(b" ")[1] for answer in answers} == {b"200"}
+    assert all(b'"status":"confirmed"' in answer for answer in answers)
 
 
 def test_a_frozen_redis_means_503_within_two_seconds(crew: System, redis_server: RedisServer) -> None:

@@ -10,6 +10,9 @@ if not client then
   status = ARGV[5]
 elseif client ~= ARGV[2] then
   return 'unknown'
+elseif status == 'queued' and (ARGV[5] == 'rejected' or ARGV[5] == 'failed') then
+  -- Decided but not settled, and perhaps read from PostgreSQL while Redis was away: that end stays.
+  return 'refused'
 end
 if status == 'cancelled' then return 'cancelled' end
 if status == 'rejected' or status == 'failed' then return 'refused' end

@@ -2,8 +2,9 @@
 -- Idempotent; a state never goes back.
 --
 -- KEYS 1 reservations, 2 orders:open, 3 orders:cancelling, 4 channel
--- ARGV 1 now ms, 2 time-to-live s of an ended order, 3 number of orders; then per order: id, status, token that PostgreSQL
---      counts as confirmed ('' = none), reason (JSON or ''), accept a lost reservation ('1' or '0'); then locks: sku, owner, ...
+-- ARGV 1 time-to-live s of an ended order, 2 number of orders; then per order: id, status, since when (ms), token that
+--      PostgreSQL counts as confirmed ('' = none), reason (JSON or ''), accept a lost reservation ('1' or '0');
+--      then locks: sku, owner, ...
 -- REPLY per order: {'settled'} | {'kept', status} | {'cancel_requested'} | {'lost'}
 --   'kept': it had ended before. 'cancel_requested': somebody cancelled it meanwhile; nothing was published, cancel it now.
 --   'lost': PostgreSQL counts a reservation that Redis no longer has as it was: nobody can tell whether `estoque:` knows of
@@ -19,7 +20,7 @@ local function give_back(reservation)
   end
 end
 
-local function settle(id, status, counted, reason, accept_lost)
+local function settle(id, status, since, counted, reason, accept_lost)
   local record = 'order:' .. id
   local was = call('HGET', record, 'status')
   local open = not was or was == 'queued'
@@ -36,18 +37,18 @@ local function settle(id, status, counted, reason, accept_lost)
   if status ~= 'confirmed' then call('ZREM', KEYS[3], id) end
   if not open and not (was == 'confirmed' and status == 'cancelled') then return {'kept', was} end
   if was then
-    call('HSET', record, 'status', status, 'updated_at', ARGV[1], 'reason', reason)
+    call('HSET', record, 'status', status, 'updated_at', since, 'reason', reason)
     call('HDEL', record, 'attempts', 'cancel')
-    call('EXPIRE', record, ARGV[2])
+    call('EXPIRE', record, ARGV[1])
   end
   news[#news + 1] = id .. ' ' .. status
   return {'settled'}
 end
 
-local replies, at = {}, 4
-for i = 1, tonumber(ARGV[3]) do
-  replies[i] = settle(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
-  at = at + 5
+local replies, at = {}, 3
+for i = 1, tonumber(ARGV[2]) do
+  replies[i] = settle(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5])
+  at = at + 6
 end
 for lock = at, #ARGV, 2 do
   -- Whoever froze for longer than the lock lives must not release the lock of the next holder: compare, then delete.

@@ -6,9 +6,14 @@
 -- REPLY 'synced' | 'current' | 'not_loaded' | 'later' (the difference would take units that are reserved)
 local call = redis.call
 local held = ARGV[3] ~= '' and call('HGET', KEYS[3], ARGV[3])
-if held then call('HDEL', KEYS[3], ARGV[3]) end
+if held then
+  held = cjson.decode(held)
+  call('HDEL', KEYS[3], ARGV[3])
+  -- Its own SKU's counter: the key may have been tried for another SKU before.
+  local counter = 'estoque:' .. held[3]
+  if call('EXISTS', counter) == 1 then call('INCRBY', counter, held[4]) end
+end
 if call('EXISTS', KEYS[1]) == 0 then return 'not_loaded' end
-if held then call('INCRBY', KEYS[1], cjson.decode(held)[4]) end
 local version = call('HGET', KEYS[2], 'version')
 if not version then
   call('DEL', KEYS[1], KEYS[2])

@@ -6,7 +6,15 @@
 local call = redis.call
 local free = call('GET', KEYS[1])
 if not free or not string.match(free, '^-?%d+$') or #free > 15 then return {'not_loaded'} end
-if call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return {'reserved', tonumber(free)} end
+local held = call('HGET', KEYS[2], ARGV[1])
+if held then
+  held = cjson.decode(held)
+  if held[3] == ARGV[4] and held[4] == ARGV[5] then return {'reserved', tonumber(free)} end
+  local counter = 'estoque:' .. held[3]
+  if call('EXISTS', counter) == 1 then call('INCRBY', counter, held[4]) end
+  call('HDEL', KEYS[2], ARGV[1])
+  free = call('GET', KEYS[1])
+end
 if tonumber(free) < tonumber(ARGV[5]) then return {'short', tonumber(free)} end
 call('HSET', KEYS[2], ARGV[1], cjson.encode({ARGV[2], ARGV[3], ARGV[4], ARGV[5]}))
 return {'reserved', call('DECRBY', KEYS[1], ARGV[5])}

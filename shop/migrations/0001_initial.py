@@ -44,7 +44,7 @@ class Migration(migrations.Migration):
             name='OrderLine',
             fields=[
                 ('pk', models.CompositePrimaryKey('order_id', 'position', blank=True, editable=False, primary_key=True, serialize=False)),
-                ('position', models.SmallIntegerField()),
+                ('position', models.IntegerField()),
                 ('sku', models.CharField(db_collation='C', max_length=64)),
                 ('quantity', models.BigIntegerField()),
                 ('order', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='lines', to='shop.order')),

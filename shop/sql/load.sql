@@ -3,5 +3,3 @@ SELECT 'level' AS row, sku AS id, version, on_sale + returned AS units, on_sale 
 FROM shop_product WHERE sku = ANY(%(skus)s::text[])
 UNION ALL
 SELECT 'counted', id::text, 0, 0, 0, reservation FROM shop_order WHERE id = ANY(%(ids)s::uuid[]) AND reservation <> ''
-UNION ALL
-SELECT 'moved', request::text, 0, 0, 0, '' FROM shop_stockmovement WHERE request = ANY(%(ids)s::uuid[])

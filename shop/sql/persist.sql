@@ -3,8 +3,9 @@
 -- sale); NOT NULL of shop_stockmovement.sku (a SKU that does not exist).
 -- Product rows are locked in SKU order, so that two batches can't wait for each other.
 WITH inserted AS (
-    INSERT INTO shop_order (id, client, status, customer, reference, fingerprint, reservation, reason, accepted_at)
-    SELECT * FROM unnest(%(ids)s::uuid[], %(clients)s::text[], %(statuses)s::text[], %(customers)s::text[],
+    INSERT INTO shop_order
+        (id, client, status, customer, reference, fingerprint, reservation, reason, accepted_at, updated_at)
+    SELECT *, %(ended)s::timestamptz FROM unnest(%(ids)s::uuid[], %(clients)s::text[], %(statuses)s::text[], %(customers)s::text[],
                          %(references)s::text[], %(fingerprints)s::text[], %(reservations)s::text[],
                          %(reasons)s::jsonb[], %(accepted)s::timestamptz[])
     ON CONFLICT (id) DO NOTHING

@@ -18,6 +18,7 @@ django.setup(set_prefix=False)
 
 import structlog  # noqa: E402 - Django must be set up before anything of the shop is imported
 from django.conf import settings  # noqa: E402
+from django.core.exceptions import TooManyFieldsSent  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest  # noqa: E402
 from django.http import HttpResponse  # noqa: E402
 from django.urls import Resolver404, get_resolver  # noqa: E402
@@ -35,7 +36,8 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-_OURS = ("/api/", "/healthz", "/readyz", "/metrics")
+#: What Django's own handler serves.
+_PAGES = ("/admin/", "/static/")
 
 
 class Disconnected(Exception):
@@ -44,8 +46,7 @@ class Disconnected(Exception):
 
 async def api(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one API request."""
-    sent_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    identity = request_id(sent_id.decode("latin-1") or None)
+    identity = _identity(scope)
     structlog.contextvars.bind_contextvars(request_id=identity)
     try:
         response = await _answer(scope, receive)
@@ -69,6 +70,8 @@ async def _answer(scope: Scope, receive: Receive) -> HttpResponse:
         return response
     except Problem as problem:
         return problem_response(problem)
+    except TooManyFieldsSent:
+        return problem_response(Problem(kind=Kind.INVALID_REQUEST, detail="Too many query parameters."))
     except Resolver404:
         return problem_response(Problem(kind=Kind.NOT_FOUND))
     except StoreUnavailable as away:
@@ -129,14 +132,31 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             return
 
 
-_pages: Any = ASGIHandler()
+def _identity(scope: Scope) -> str:
+    sent_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return request_id(sent_id.decode("latin-1") or None)
+
+
+_django: Any = ASGIHandler()
+
+
+async def pages(scope: Scope, receive: Receive, send: Send) -> None:
+    """Let Django answer, and say which request it was."""
+    identity = _identity(scope).encode()
+
+    async def send_with_id(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"x-request-id", identity)]
+        await send(message)
+
+    await _django(scope, receive, send_with_id)
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """The ASGI application that granian serves."""
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
-    elif scope["path"].startswith(_OURS):
-        await api(scope, receive, send)
+    elif scope["path"].startswith(_PAGES) or scope["path"] == "/":
+        await pages(scope, receive, send)
     else:
-        await _pages(scope, receive, send)
+        await api(scope, receive, send)

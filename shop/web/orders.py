@@ -1,5 +1,6 @@
 """Placing, polling and cancelling orders over HTTP."""
 
+import asyncio
 import hashlib
 import time
 import uuid
@@ -15,6 +16,7 @@ from shop.cancellation import Cancellation, request_cancel
 from shop.domain import Line, Status
 from shop.intake import Accepted, OrderIntake, QueueFull, RateLimited, Replayed, Reused
 from shop.results import OrderState
+from shop.stores import StoreUnavailable
 from shop.web import metrics
 from shop.web.access import require, sent
 from shop.web.parsing import parse_idempotency_key, parse_order, parse_prefer_wait
@@ -26,11 +28,21 @@ _intake = OrderIntake()
 
 #: When a client should look again for an order that is queued, in seconds.
 RETRY_AFTER = "1"
+#: How long the whole intake of an order may take, in seconds. The contract allows two.
+PATIENCE_S = 1.8
 
 
 async def collection(request: HttpRequest) -> HttpResponse:
     """`POST /api/v1/orders`"""
     require_method(request.method, "POST")
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            return await _place(request)
+    except TimeoutError:
+        raise StoreUnavailable("no answer in time") from None
+
+
+async def _place(request: HttpRequest) -> HttpResponse:
     client = await require(request, "orders")
     key = parse_idempotency_key(sent(request, "Idempotency-Key"))
     asked = parse_order(

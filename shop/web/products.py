@@ -1,6 +1,7 @@
 """Products and their stock over HTTP."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from shop import keys, movements
 from shop.intake import derived_id
 from shop.movements import Insufficient, KeyReused, Movement, UnknownSku
-from shop.stores import StoreUnavailable, redis_client, store_faults, web_database, web_redis
+from shop.stores import StoreUnavailable, store_faults, web_database, web_redis, web_thread_redis
 from shop.web.access import require, sent
 from shop.web.parsing import (
     cursor_after,
@@ -29,6 +30,8 @@ from shop.web.schemas import ProductAnswer, ProductPage, StockMovementAnswer, pr
 _json = msgspec.json.Encoder()
 _Result = TypeVar("_Result")
 _PATH = "/api/v1/products"
+#: A counter of ours; somebody may have written something else by hand.
+_NUMBER = re.compile(r"-?[0-9]{1,15}")
 
 
 async def collection(request: HttpRequest) -> HttpResponse:
@@ -70,7 +73,7 @@ async def stock_movements(request: HttpRequest, sku: str) -> HttpResponse:
         raise Problem(kind=Kind.NOT_FOUND)
     outcome = await _in_thread(
         lambda: movements.move(
-            client=redis_client(),
+            client=web_thread_redis(),
             request=derived_id("stock movement", client.name, key),
             by=client.name,
             sku=sku,
@@ -114,7 +117,12 @@ async def _answers(found: list[tuple[Any, ...]]) -> list[ProductAnswer]:
     except StoreUnavailable:
         pass  # the books have an answer too, only without what is being reserved this moment
     return [
-        _product(sku, name, price, max(0, int(free) if counter is None else int(counter)))
+        _product(
+            sku,
+            name,
+            price,
+            max(0, free if counter is None or not _NUMBER.fullmatch(counter) else int(counter)),
+        )
         for (sku, name, price, free), counter in zip(found, counters, strict=True)
     ]
 

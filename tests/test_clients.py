@@ -1,0 +1,60 @@
+"""API keys: known to both stores, and ended in both."""
+
+import time
+import uuid
+
+import pytest
+import redis
+
+from shop import clients, keys
+from tests.builders import wait_until
+from tests.running import System
+
+
+def test_a_key_revoked_while_it_is_being_published_stays_revoked(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"client-{uuid.uuid4().hex[:8]}"
+    key = clients.create_key(name, ["orders"])
+    packed = clients._packed
+
+    def revoke_meanwhile(of: str, scopes: list[str], revoked: bool) -> str:
+        if of == name:
+            monkeypatch.setattr(clients, "_packed", packed)
+            clients.revoke_keys(name)
+        return packed(of, scopes, revoked)
+
+    monkeypatch.setattr(clients, "_packed", revoke_meanwhile)
+
+    clients.publish_keys()
+
+    assert client.get(keys.api_key(clients.digest(key))) == "revoked"
+
+
+@pytest.mark.parametrize("redis_forgets", [False, True])
+def test_a_revoked_key_ends_within_five_seconds(system: System, redis_forgets: bool) -> None:
+    name = f"client-{uuid.uuid4().hex[:8]}"
+    key = clients.create_key(name, ["orders"])
+    assert system.send("GET", "/api/v1/products", api_key=key).status == 200
+
+    clients.revoke_keys(name)
+    if redis_forgets:
+        clients.redis_client().delete(keys.api_key(clients.digest(key)))
+    revoked_at = time.monotonic()
+    wait_until(lambda: system.send("GET", "/api/v1/products", api_key=key).status == 401, timeout_s=5)
+
+    assert time.monotonic() - revoked_at < 5
+
+
+def test_a_key_that_redis_forgot_is_found_in_the_books(system: System) -> None:
+    key = clients.create_key(f"client-{uuid.uuid4().hex[:8]}", ["orders"])
+    clients.redis_client().delete(keys.api_key(clients.digest(key)))
+
+    assert system.send("GET", "/api/v1/products", api_key=key).status == 200
+    assert clients.redis_client().exists(keys.api_key(clients.digest(key)))
+
+
+def test_keys_are_stored_hashed(client: "redis.Redis") -> None:
+    key = clients.create_key("hashed", ["orders"])
+
+    assert not any(key in name or key in client.get(name) for name in client.scan_iter("api_key:*"))
