@@ -17,11 +17,11 @@ from shop.models import Product, StockMovement
 _numbers = itertools.count()
 
 
-def a_sku(stock: int | None = 10) -> str:
+def a_sku(stock: int | None = 10, sku: str = "", name: str = "A product") -> str:
     """A new SKU with `stock` units on sale; None: a SKU that does not exist."""
-    sku = f"SKU {next(_numbers)}-{uuid.uuid4().hex[:6]}"
+    sku = sku or f"SKU {next(_numbers)}-{uuid.uuid4().hex[:6]}"
     if stock is not None:
-        Product.objects.create(sku=sku, name="A product", price=Decimal("2.50"), on_sale=stock)
+        Product.objects.create(sku=sku, name=name, price=Decimal("2.50"), on_sale=stock)
         StockMovement.objects.create(sku=sku, kind=StockMovement.Kind.OPENING, delta=stock)
     return sku
 

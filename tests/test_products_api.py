@@ -1,0 +1,181 @@
+"""Products, their stock, and stock movements over HTTP."""
+
+import threading
+import uuid
+from datetime import timedelta
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from django.utils import timezone
+
+from shop import keys, stock, sweeper
+from shop.clients import create_key
+from shop.models import Product, StockMovement
+from shop.stores import redis_client, rows
+from tests.builders import a_sku, assert_at_rest, at_once, free_in_redis
+from tests.running import Answer, System
+
+
+def move(system: System, sku: str, delta: int, key: str | None = None, reason: str = "delivery") -> Answer:
+    """Move stock over HTTP."""
+    path = f"/api/v1/products/{quote(sku, safe='')}/stock-movements"
+    return system.send(
+        "POST", path, {"delta": delta, "reason": reason}, {"Idempotency-Key": key or uuid.uuid4().hex}
+    )
+
+
+def test_a_list_is_walked_to_its_end_without_gaps_or_repetitions(system: System) -> None:
+    mark = uuid.uuid4().hex[:8]
+    skus = [a_sku(sku=f"{mark} {n:02}") for n in range(7)]
+
+    url, seen, pages = f"/api/v1/products?q={mark}&limit=3", [], 0
+    while url:
+        page = system.get(url).body
+        seen += [item["sku"] for item in page["items"]]
+        url, pages = page["next"], pages + 1
+
+    assert (seen, pages) == (skus, 3)
+
+
+def test_a_search_finds_sku_and_name_and_takes_its_wildcards_literally(system: System) -> None:
+    mark = uuid.uuid4().hex[:8]
+    a_sku(sku=f"{mark}-1", name=f"100% Wool_Sock {mark}")
+    a_sku(sku=f"other-{mark}", name=f"Named {mark.upper()}")
+
+    def found(text: str) -> list[str]:
+        return [item["sku"] for item in system.get(f"/api/v1/products?q={quote(text)}").body["items"]]
+
+    assert found(mark) == [f"{mark}-1", f"other-{mark}"]
+    assert found(f"100% wool_sock {mark}") == [f"{mark}-1"]
+    assert found(f"100_ wool_sock {mark}") == []
+
+
+@pytest.mark.parametrize("sku", ["BANK CHARGES", "a/b", "Grüße 🧦", "50%", "q?x#y"])
+def test_any_sku_can_be_asked_for_percent_encoded(system: System, sku: str) -> None:
+    a_sku(stock=4, sku=sku)
+
+    answer = system.get(f"/api/v1/products/{quote(sku, safe='')}")
+
+    assert answer.body == {"sku": sku, "name": "A product", "price": "2.50", "available": 4}
+
+
+def test_an_unknown_product_is_not_found(system: System) -> None:
+    assert system.get("/api/v1/products/none").status == 404
+    assert move(system, "none", 1).status == 404
+
+
+def test_what_is_available_follows_the_orders(system: System) -> None:
+    sku = a_sku(stock=10)
+    system.end_of(system.place((sku, 3)).body["id"])
+
+    assert system.get(f"/api/v1/products/{quote(sku)}").body["available"] == 7
+
+
+@pytest.mark.parametrize("delta", [10, -4])
+def test_a_movement_changes_stock_once_and_leaves_an_audit_row(system: System, delta: int) -> None:
+    sku, key = a_sku(stock=10), uuid.uuid4().hex
+
+    made = move(system, sku, delta, key)
+    again = move(system, sku, delta, key)
+
+    assert (made.status, made.body["delta"], made.body["available"]) == (201, delta, 10 + delta)
+    assert (again.status, again.body["id"], again.headers["Idempotency-Replayed"]) == (
+        201,
+        made.body["id"],
+        "true",
+    )
+    row = StockMovement.objects.get(sku=sku, kind="adjustment")
+    assert (row.delta, row.reason, str(row.request)) == (delta, "delivery", made.body["id"])
+    assert free_in_redis(redis_client(), sku) == 10 + delta
+    assert_at_rest(redis_client())
+
+
+def test_a_movement_key_used_for_something_else_is_refused(system: System) -> None:
+    sku, key = a_sku(stock=10), uuid.uuid4().hex
+    move(system, sku, 1, key)
+
+    refused = [move(system, sku, 2, key), move(system, sku, 1, key, "other"), move(system, a_sku(), 1, key)]
+
+    assert [(answer.status, answer.body["type"]) for answer in refused] == [
+        (422, "idempotency-key-reused")
+    ] * 3
+    assert free_in_redis(redis_client(), sku) == 11
+
+
+def test_a_movement_needs_its_scope_and_its_key(system: System) -> None:
+    path = f"/api/v1/products/{quote(a_sku())}/stock-movements"
+    orders_only = create_key(f"orders-only-{uuid.uuid4().hex[:6]}", ["orders"])
+    body = {"delta": 1, "reason": "x"}
+
+    assert system.send("POST", path, body).status == 400
+    assert system.send("POST", path, body, {"Idempotency-Key": "k"}, api_key=orders_only).status == 403
+    assert system.send("POST", path, {"delta": 0, "reason": "x"}, {"Idempotency-Key": "k"}).status == 422
+
+
+def test_a_movement_takes_nothing_that_is_promised(system: System) -> None:
+    sku = a_sku(stock=10)
+    system.end_of(system.place((sku, 7)).body["id"])
+
+    refused = move(system, sku, -4)
+    made = move(system, sku, -3)
+
+    assert (refused.status, refused.body["type"]) == (409, "insufficient-stock")
+    assert (made.status, made.body["available"]) == (201, 0)
+    assert_at_rest(redis_client())
+
+
+def test_fifty_copies_of_one_movement_count_once(system: System) -> None:
+    sku, key = a_sku(stock=0), uuid.uuid4().hex
+
+    answers: list[Any] = at_once(*(lambda: move(system, sku, 5, key) for _ in range(50)))
+
+    assert {answer.status for answer in answers} <= {201, 503}
+    assert len({answer.body["id"] for answer in answers if answer.status == 201}) == 1
+    assert free_in_redis(redis_client(), sku) == 5
+    assert StockMovement.objects.filter(sku=sku, kind="adjustment").count() == 1
+
+
+def test_withdrawals_and_deliveries_during_a_sale_keep_every_unit_accounted_for(system: System) -> None:
+    sku = a_sku(stock=40)
+    moved: list[Answer] = []
+
+    def restock() -> None:
+        moved.extend(move(system, sku, delta) for delta in (-5, 10, -7, 20, -30, 3))
+
+    mover = threading.Thread(target=restock)
+    mover.start()
+    ids = [system.place((sku, 1)).body["id"] for _ in range(60)]
+    statuses = [system.end_of(order_id).body["status"] for order_id in ids]
+    mover.join()
+
+    put_on_sale = 40 + sum(answer.body["delta"] for answer in moved if answer.status == 201)
+    assert {answer.status for answer in moved} <= {201, 409}
+    assert free_in_redis(redis_client(), sku) == put_on_sale - statuses.count("confirmed")
+    assert_at_rest(redis_client())
+
+
+def test_a_movement_whose_process_died_before_redis_heard_is_brought_along_by_the_sweeper(
+    system: System,
+) -> None:
+    sku = a_sku(stock=10)
+    stock.load(redis_client(), [sku])
+    rows("move", request=str(uuid.uuid4()), client="c", sku=sku, delta=5, reason="delivery")
+    before = free_in_redis(redis_client(), sku)
+    Product.objects.filter(sku=sku).update(changed_at=timezone.now() - timedelta(seconds=5))
+
+    sweeper.sync_recent_levels(redis_client())
+
+    assert (before, free_in_redis(redis_client(), sku)) == (10, 15)
+
+
+def test_a_movement_behind_a_lock_that_stays_is_put_off_and_takes_nothing(system: System) -> None:
+    sku = a_sku(stock=10)
+    stock.load(redis_client(), [sku])
+    redis_client().set(keys.lock(sku), "somebody", px=5000)
+
+    answer = move(system, sku, -4)
+
+    assert (answer.status, "Retry-After" in answer.headers) == (503, True)
+    assert free_in_redis(redis_client(), sku) == 10
+    redis_client().delete(keys.lock(sku))
