@@ -25,6 +25,7 @@ TEXT_PATTERN: Final = r"^[^\u0000-\u001F\u007F-\u009F]+$"
 
 _SKU = re.compile(SKU_PATTERN)
 _TEXT = re.compile(TEXT_PATTERN)
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def is_sku(text: str) -> bool:
@@ -98,6 +99,16 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     def skus(self) -> list[str]:
         """The SKUs it names, each once."""
         return [line.sku for line in self.lines]
+
+    def is_sound(self) -> bool:
+        """Whether it is what the web tier accepts; a message from elsewhere may be anything."""
+        texts = [text for text in (self.customer, self.reference) if text is not None]
+        return (
+            _UUID.fullmatch(self.id) is not None
+            and len(set(self.skus)) == len(self.lines) > 0
+            and all(is_sku(line.sku) and line.quantity > 0 for line in self.lines)
+            and all(map(is_text, [self.client, *texts]))
+        )
 
 
 def summed(lines: list[Line]) -> tuple[Line, ...]:

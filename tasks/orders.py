@@ -47,6 +47,8 @@ def fulfil_order(self: "Task[Any, Any]", document: dict[str, Any]) -> str:
         order = msgspec.convert(document, Order)
     except msgspec.ValidationError as error:
         raise NotAnOrder(str(error)) from error
+    if not order.is_sound():
+        raise NotAnOrder("no order that the API would accept")
     try:
         outcome = fulfil([order], client=redis_client())[order.id]
     except StoreUnavailable as away:

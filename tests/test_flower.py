@@ -10,10 +10,12 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
+from shop import keys, queue
 from shop.stores import redis_client
-from tests.builders import a_sku, wait_until
+from tests.builders import a_sku, an_order, wait_until
 from tests.running import System
 from workers.ports import free_port
 from workers.processes import Child, Part
@@ -99,11 +101,17 @@ def test_an_order_that_was_given_up_is_a_failure(system: System, flower: Flower)
     assert system.get(order["href"]).body["reason"]["code"] == "too_many_attempts"
 
 
-def test_a_message_that_is_no_order_is_a_failure_too(system: System, flower: Flower) -> None:
-    from shop import keys, queue
+@pytest.mark.parametrize("garbage", ["no order", "unstorable text", "no lines"])
+def test_a_message_that_is_no_order_is_a_failure_too(system: System, flower: Flower, garbage: str) -> None:
+    order = msgspec.to_builtins(an_order((a_sku(), 1)))
+    document = {
+        "no order": {"no": "order"},
+        "unstorable text": {**order, "reference": "\0"},
+        "no lines": {**order, "lines": []},
+    }[garbage]
 
     task_id = str(uuid.uuid4())
-    redis_client().lpush(keys.ORDER_QUEUE, queue.message(queue.FULFIL_TASK, task_id, {"no": "order"}))
+    redis_client().lpush(keys.ORDER_QUEUE, queue.message(queue.FULFIL_TASK, task_id, document))
 
     wait_until(lambda: flower.task(task_id).get("state") == "FAILURE", what="failure in Flower")
 
