@@ -1,0 +1,52 @@
+"""The pages that Django serves: the admin for staff, static files, and the way to the API reference."""
+
+import http.cookiejar
+import re
+import urllib.parse
+import urllib.request
+import uuid
+
+from django.contrib.auth.models import User
+
+from tests.builders import a_sku
+from tests.running import System
+
+
+def test_the_root_leads_to_the_api_reference_with_its_style_sheet(system: System) -> None:
+    page = system.get("/")
+    sheet = re.search(r'href="(/static/[^"]+\.css)"', page.body)
+
+    assert page.status == 200
+    assert sheet is not None
+    assert system.get(sheet.group(1)).headers["Content-Type"].startswith("text/css")
+    assert page.headers["X-Request-ID"]
+
+
+def test_staff_sees_orders_products_and_movements_and_can_edit_none(system: System) -> None:
+    sku = a_sku(stock=5)
+    order = system.end_of(system.place((sku, 2)).body["id"]).body
+    name = f"staff-{uuid.uuid4().hex[:6]}"
+    User.objects.create_superuser(name, password="a long enough one")
+    cookies = http.cookiejar.CookieJar()
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
+
+    def get(path: str) -> str:
+        with browser.open(system.url + path, timeout=20) as response:
+            return str(response.read().decode())
+
+    token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', get("/admin/login/"))
+    assert token is not None
+    form = {"username": name, "password": "a long enough one", "csrfmiddlewaretoken": token.group(1)}
+    login = urllib.request.Request(
+        f"{system.url}/admin/login/?next=/admin/",
+        urllib.parse.urlencode(form).encode(),
+        {"Referer": system.url},
+    )
+    with browser.open(login, timeout=20) as response:
+        assert response.url.endswith("/admin/")
+
+    assert order["id"] in get(f"/admin/shop/order/?q={order['id']}")
+    assert f"2 x {sku}" in get(f"/admin/shop/order/{order['id']}/change/")
+    assert sku in get(f"/admin/shop/product/?q={urllib.parse.quote(sku)}")
+    assert "-2" in get(f"/admin/shop/stockmovement/?q={urllib.parse.quote(sku)}")
+    assert "Save" not in get(f"/admin/shop/order/{order['id']}/change/")
