@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from django.utils import timezone
 
-from shop import keys, stock, sweeper
+from shop import intake, keys, scripts, stock, sweeper
 from shop.clients import create_key
 from shop.models import Product, StockMovement
 from shop.stores import redis_client, rows
@@ -179,3 +179,50 @@ def test_a_movement_behind_a_lock_that_stays_is_put_off_and_takes_nothing(system
     assert (answer.status, "Retry-After" in answer.headers) == (503, True)
     assert free_in_redis(redis_client(), sku) == 10
     redis_client().delete(keys.lock(sku))
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=501", "limit=ten", "cursor=%21", "cursor=IA", "q=%00"])
+def test_a_page_that_cannot_be_is_refused(system: System, query: str) -> None:
+    answer = system.get(f"/api/v1/products?{query}")
+
+    assert (answer.status, answer.body["type"]) == (400, "invalid-request")
+
+
+def test_one_withdrawal_among_fifty_orders_at_once_sells_nothing_twice(system: System) -> None:
+    sku = a_sku(stock=40)
+
+    answers: list[Any] = at_once(
+        lambda: move(system, sku, -25), *(lambda: system.place((sku, 1)) for _ in range(50))
+    )
+
+    taken = 25 if answers[0].status == 201 else 0
+    ends = [system.end_of(answer.body["id"]).body["status"] for answer in answers[1:]]
+    assert answers[0].status in {201, 409, 503}
+    assert ends.count("confirmed") == 40 - taken
+    assert free_in_redis(redis_client(), sku) == 0
+    assert_at_rest(redis_client())
+
+
+@pytest.mark.parametrize("delta", [6, -6])
+@pytest.mark.parametrize("died", ["before the books", "after the books"])
+def test_a_movement_whose_process_died_is_finished_by_its_next_copy(
+    system: System, died: str, delta: int
+) -> None:
+    sku, key, owner = a_sku(stock=10), uuid.uuid4().hex, f"mover-{uuid.uuid4().hex[:8]}"
+    api_key = create_key(owner, ["stock"])
+    request = intake.derived_id("stock movement", owner, key)
+    stock.load(redis_client(), [sku])
+    if delta < 0:
+        names = [keys.stock(sku), keys.RESERVATIONS]
+        scripts.run(redis_client(), "withdraw", names, [request, "token", 0, sku, -delta])
+    if died == "after the books":
+        rows("move", request=request, client=owner, sku=sku, delta=delta, reason="delivery")
+
+    path = f"/api/v1/products/{quote(sku)}/stock-movements"
+    body = {"delta": delta, "reason": "delivery"}
+    answer = system.send("POST", path, body, {"Idempotency-Key": key}, api_key=api_key)
+
+    assert (answer.status, answer.body["id"], answer.body["available"]) == (201, request, 10 + delta)
+    assert ("Idempotency-Replayed" in answer.headers) == (died == "after the books")
+    assert free_in_redis(redis_client(), sku) == 10 + delta
+    assert_at_rest(redis_client())
