@@ -329,8 +329,7 @@ def loaded_while_cancelled(client: "redis.Redis") -> Story:
     fulfil([order], client=client)
     stock.unload(client, [sku])
     works = [loading(sku), cancelling(order)]
-    afterwards = bringing_along(sku)
-    return Story(works=works, orders=[order], afterwards=afterwards, ends=[("cancelled",)], switches=2)
+    return Story(works=works, orders=[order], ends=[("cancelled",)], switches=2)
 
 
 def lost_while_sold(client: "redis.Redis") -> Story:

@@ -161,6 +161,20 @@ CONTROLS: list[tuple[str, str, str, str, Tell]] = [
         stories.loaded_while_given_up,
     ),
     (
+        "a load begins again when the level changed under it",
+        "sync_level.lua",
+        "  call('DEL', KEYS[2])\n  return 'not_loaded'\nend\nlocal version",
+        "  return 'not_loaded'\nend\nlocal version",
+        stories.loaded_while_cancelled,
+    ),
+    (
+        "a load whose mark is gone is void",
+        "finish_load.lua",
+        "if call('HGET', KEYS[2], 'loading') ~= ARGV[1] then return 'changed' end",
+        "",
+        stories.loaded_while_cancelled,
+    ),
+    (
         "an older stock level changes nothing",
         "sync_level.lua",
         "if tonumber(version) >= tonumber(ARGV[1]) then return 'current' end",

@@ -13,7 +13,11 @@ if held then
   local counter = 'estoque:' .. held[3]
   if call('EXISTS', counter) == 1 then call('INCRBY', counter, held[4]) end
 end
-if call('EXISTS', KEYS[1]) == 0 then return 'not_loaded' end
+if call('EXISTS', KEYS[1]) == 0 then
+  -- A load under way may have read the books before this level: without its mark it begins again.
+  call('DEL', KEYS[2])
+  return 'not_loaded'
+end
 local version = call('HGET', KEYS[2], 'version')
 if not version then
   call('DEL', KEYS[1], KEYS[2])
