@@ -6,7 +6,7 @@ an order would, so that it can't take what is promised.
 
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from django.db import IntegrityError
@@ -70,7 +70,7 @@ def move(*, client: TextRedis, request: str, by: str, sku: str, delta: int, reas
 
 
 def _written(client: TextRedis, request: str, sku: str, delta: int, reason: str) -> Outcome | None:
-    """The movement this request already made. Redis is brought along again: the first time may have died before that."""
+    """The movement this request already made, or another one made under its key."""
     with store_faults():
         found = rows("movement", request=request)
     if not found:
@@ -78,16 +78,10 @@ def _written(client: TextRedis, request: str, sku: str, delta: int, reason: str)
     was_sku, was_delta, was_reason, created_at = found[0]
     if (was_sku, was_delta, was_reason) != (sku, delta, reason):
         return KeyReused()
-    stock.sync_levels(client, [sku], reservation=request)
-    return Movement(
-        id=request,
-        sku=sku,
-        delta=delta,
-        reason=reason,
-        created_at=created_at,
-        available=_available(client, sku),
-        fresh=False,
+    made = Movement(
+        id=request, sku=sku, delta=delta, reason=reason, created_at=created_at, available=0, fresh=False
     )
+    return _brought_to_redis(client, made)
 
 
 def _withdraw(client: TextRedis, request: str, sku: str, units: int) -> Outcome | None:
@@ -124,16 +118,16 @@ def _write(client: TextRedis, *, request: str, by: str, sku: str, delta: int, re
     if not written:
         _give_back(client, request)
         return UnknownSku()
-    stock.sync_levels(client, [sku], reservation=request)
-    return Movement(
-        id=request,
-        sku=sku,
-        delta=delta,
-        reason=reason,
-        created_at=written[0][0],
-        available=_available(client, sku),
-        fresh=True,
+    made = Movement(
+        id=request, sku=sku, delta=delta, reason=reason, created_at=written[0][0], available=0, fresh=True
     )
+    return _brought_to_redis(client, made)
+
+
+def _brought_to_redis(client: TextRedis, made: Movement) -> Movement:
+    """Let Redis follow the books; also for a movement made before, whose process may have died before this step."""
+    stock.sync_levels(client, [made.sku], reservation=made.id)
+    return replace(made, available=_available(client, made.sku))
 
 
 def _give_back(client: TextRedis, request: str) -> None:
