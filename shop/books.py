@@ -1,10 +1,8 @@
 """The books: what PostgreSQL decides about orders. A row, once written, is the truth; Redis follows it."""
 
 import time
-import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import msgspec
 from django.db import DataError, IntegrityError
@@ -71,7 +69,7 @@ def recorded(ids: Sequence[str]) -> dict[str, Recorded]:
         return {
             str(order_id): Recorded(
                 status=Status(status),
-                since_ms=int(updated_at.timestamp() * 1000),
+                since_ms=round(updated_at.timestamp() * 1000),
                 token=token,
                 reason=msgspec.convert(_loaded(reason), Reason) if reason else None,
             )
@@ -87,21 +85,30 @@ def _parameters(decisions: Sequence[Decision], now_ms: int) -> dict[str, object]
     orders = [decision.order for decision in decisions]
     lines = [(order.id, at, line) for order in orders for at, line in enumerate(order.lines)]
     return {
-        "ids": [uuid.UUID(order.id) for order in orders],
-        "clients": [order.client for order in orders],
-        "statuses": [decision.status.value for decision in decisions],
-        "customers": [order.customer for order in orders],
-        "references": [order.reference for order in orders],
-        "fingerprints": [order.fingerprint for order in orders],
-        "reservations": [decision.token for decision in decisions],
-        "reasons": [_json.encode(d.reason).decode() if d.reason else None for d in decisions],
-        "ended": datetime.fromtimestamp(now_ms / 1000, UTC),
-        "accepted": [datetime.fromtimestamp(order.accepted_at_ms / 1000, UTC) for order in orders],
-        "line_orders": [uuid.UUID(order_id) for order_id, _, _ in lines],
-        "positions": [at for _, at, _ in lines],
-        "skus": [line.sku for _, _, line in lines],
-        "quantities": [line.quantity for _, _, line in lines],
+        "ids": _array(order.id for order in orders),
+        "clients": _array(order.client for order in orders),
+        "statuses": _array(decision.status.value for decision in decisions),
+        "customers": _array(order.customer for order in orders),
+        "references": _array(order.reference for order in orders),
+        "fingerprints": _array(order.fingerprint for order in orders),
+        "reservations": _array(decision.token for decision in decisions),
+        "reasons": _array(_json.encode(d.reason).decode() if d.reason else None for d in decisions),
+        "ended_ms": now_ms,
+        "accepted_ms": _array(str(order.accepted_at_ms) for order in orders),
+        "line_orders": _array(order_id for order_id, _, _ in lines),
+        "positions": _array(str(at) for _, at, _ in lines),
+        "skus": _array(line.sku for _, _, line in lines),
+        "quantities": _array(str(line.quantity) for _, _, line in lines),
     }
+
+
+def _array(elements: Iterable[str | None]) -> str:
+    """PostgreSQL's text form of an array (its documentation, 8.15.6); the driver takes ten times as long for it."""
+    quoted = (
+        "NULL" if element is None else '"' + element.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        for element in elements
+    )
+    return "{" + ",".join(quoted) + "}"
 
 
 def shortages(order: Order) -> Reason | None:

@@ -5,9 +5,12 @@
 WITH inserted AS (
     INSERT INTO shop_order
         (id, client, status, customer, reference, fingerprint, reservation, reason, accepted_at, updated_at)
-    SELECT *, %(ended)s::timestamptz FROM unnest(%(ids)s::uuid[], %(clients)s::text[], %(statuses)s::text[], %(customers)s::text[],
-                         %(references)s::text[], %(fingerprints)s::text[], %(reservations)s::text[],
-                         %(reasons)s::jsonb[], %(accepted)s::timestamptz[])
+    SELECT id, client, status, customer, reference, fingerprint, reservation, reason,
+           to_timestamp(accepted_ms / 1000.0), to_timestamp(%(ended_ms)s::bigint / 1000.0)
+    FROM unnest(%(ids)s::uuid[], %(clients)s::text[], %(statuses)s::text[], %(customers)s::text[],
+                %(references)s::text[], %(fingerprints)s::text[], %(reservations)s::text[],
+                %(reasons)s::jsonb[], %(accepted_ms)s::bigint[])
+         AS o (id, client, status, customer, reference, fingerprint, reservation, reason, accepted_ms)
     ON CONFLICT (id) DO NOTHING
     RETURNING id, client, status
 ), line AS (
@@ -21,17 +24,16 @@ WITH inserted AS (
 ), sold AS (
     SELECT sku, sum(quantity)::bigint AS units FROM line WHERE status = 'confirmed' GROUP BY sku
 ), locked AS (
-    SELECT product.sku FROM shop_product AS product
-    WHERE product.sku IN (SELECT sku FROM sold) ORDER BY product.sku FOR NO KEY UPDATE
+    SELECT product.sku, sold.units FROM shop_product AS product JOIN sold ON sold.sku = product.sku
+    ORDER BY product.sku FOR NO KEY UPDATE OF product
 ), counted AS (
-    UPDATE shop_product AS product SET confirmed = product.confirmed + sold.units
-    FROM sold JOIN locked ON locked.sku = sold.sku
-    WHERE product.sku = sold.sku
+    UPDATE shop_product AS product SET confirmed = product.confirmed + locked.units
+    FROM locked WHERE product.sku = locked.sku
     RETURNING product.sku
 ), moved AS (
     INSERT INTO shop_stockmovement (sku, kind, delta, order_id, client)
-    SELECT counted.sku, 'sale', -line.quantity, line.order_id, line.client
-    FROM line LEFT JOIN counted ON counted.sku = line.sku
-    WHERE line.status = 'confirmed'
+    -- IN, not a join: the planner can't know how many lines there are, and would join each with each.
+    SELECT CASE WHEN sku IN (SELECT counted.sku FROM counted) THEN line.sku END, 'sale', -quantity, order_id, client
+    FROM line WHERE status = 'confirmed'
 )
 SELECT id FROM inserted
