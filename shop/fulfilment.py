@@ -134,8 +134,9 @@ def _must_ask_again(order: Order, reply: list[Any], batch: _Batch, client: TextR
 def _run_reserve(orders: list[Order], client: TextRedis, rules: Rules) -> list[list[Any]]:
     now_ms = int(time.time() * 1000)
     args: list[Any] = [now_ms, rules.lock_ttl_ms, rules.max_attempts, now_ms + rules.sweep_after_ms]
-    for order in orders:
-        args += [order.id, secrets.token_hex(8), len(order.lines)]
+    tokens = secrets.token_hex(8)
+    for at, order in enumerate(orders):
+        args += [order.id, f"{tokens}{at:04x}", len(order.lines)]
         for line in order.lines:
             args += [line.sku, line.quantity]
     with store_faults():

@@ -170,6 +170,13 @@ SPECS: Final = (
         meaning="when they were fetched",
     ),
     KeySpec(
+        pattern="unreadable",
+        type="list",
+        lifetime_s=None,
+        owner="workers.transport",
+        meaning="what was on a queue and is no message, the newest thousand",
+    ),
+    KeySpec(
         pattern="unacked_mutex",
         type="string",
         lifetime_s=300,

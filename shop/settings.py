@@ -38,6 +38,11 @@ DATABASE_URL = env.str("DATABASE_URL", default=_running.get("database_url", ""))
 REDIS_URL = env.str("REDIS_URL", default=_running.get("redis_url", ""))
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=_running.get("broker_url", "")) or REDIS_URL
 
+#: Redis as broker gets our own transport; any other broker works with kombu's.
+CELERY_BROKER_TRANSPORT = (
+    "workers.transport:Transport" if CELERY_BROKER_URL.startswith(("redis://", "rediss://")) else None
+)
+
 #: Commands that work before anything runs: they start it, or only read the code.
 _STANDALONE = {"up", "demo", "help", "makemigrations", "--help", "--version", "version", "collectstatic"}
 _program = Path(sys.argv[0]).name

@@ -6,6 +6,7 @@ order was promised an end, and each try counts; the count ends in Redis (`MAX_AT
 """
 
 import random
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,9 +16,10 @@ from celery import Task
 from celery.exceptions import SoftTimeLimitExceeded
 
 from shop.domain import Order, Status
-from shop.fulfilment import Busy, cancel, forgive, fulfil
+from shop.fulfilment import Busy, Rules, cancel, forgive, fulfil
 from shop.stores import StoreUnavailable, redis_client
 from workers.app import app
+from workers.batching import Outcome, TryLater, Unhandled
 
 log = structlog.get_logger()
 
@@ -40,7 +42,46 @@ def wait_s(retries: int) -> float:
     return random.uniform(longest / 2, longest)
 
 
-@app.task(name="tasks.orders.fulfil_order", bind=True, max_retries=None)
+_arguments = msgspec.json.Decoder(tuple[tuple[Order], dict[str, Any], Any])
+
+
+def fulfil_orders(bodies: Sequence[bytes]) -> list[Outcome]:
+    """Bring many orders to their ends at once; the bodies are those of `fulfil_order`'s messages.
+
+    Orders that meet a lock stay in line. What is no order of ours, and what can't be confirmed or rejected, is left to
+    `fulfil_order`, which says what is wrong with it. Raises `TryLater` where a store is away.
+    """
+    orders = [_order_in(body) for body in bodies]
+    try:
+        outcomes = fulfil(
+            [order for order in orders if order], client=redis_client(), rules=Rules(lock_wait_s=0)
+        )
+    except StoreUnavailable as away:
+        raise TryLater(str(away)) from away
+    return [_answer(outcomes[order.id]) if order else Unhandled.ALONE for order in orders]
+
+
+def _order_in(body: bytes) -> Order | None:
+    try:
+        order = _arguments.decode(body)[0][0]
+    except msgspec.DecodeError:
+        return None
+    return order if order.is_sound() else None
+
+
+def _answer(outcome: Status | Busy) -> Outcome:
+    if isinstance(outcome, Busy):
+        return Unhandled.IN_LINE
+    return Unhandled.ALONE if outcome is Status.FAILED else outcome.value
+
+
+@app.task(
+    name="tasks.orders.fulfil_order",
+    bind=True,
+    max_retries=None,
+    Strategy="workers.batching:strategy",
+    batch=staticmethod(fulfil_orders),
+)
 def fulfil_order(self: "Task[Any, Any]", document: dict[str, Any]) -> str:
     """Bring an order to its end. Returns its status."""
     try:

@@ -31,7 +31,7 @@ end
 
 local function reserve(id, new_token, first, last)
   local record = 'order:' .. id
-  local status = call('HGET', record, 'status')
+  local status, cancel = unpack(call('HMGET', record, 'status', 'cancel'))
   if not status then return {'unrecorded'} end
   if status ~= 'queued' then return {'ended', status} end
   for at = first, last, 2 do
@@ -39,7 +39,7 @@ local function reserve(id, new_token, first, last)
   end
   local held = call('HGET', KEYS[1], id)
   if not held then
-    if call('HEXISTS', record, 'cancel') == 1 then return {'cancelled'} end
+    if cancel then return {'cancelled'} end
     local missing, short = {'not_loaded'}, {'short'}
     for at = first, last, 2 do
       local free = call('GET', 'estoque:' .. ARGV[at])

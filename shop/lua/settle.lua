@@ -22,9 +22,9 @@ end
 
 local function settle(id, status, since, counted, reason, accept_lost)
   local record = 'order:' .. id
-  local was = call('HGET', record, 'status')
+  local was, cancel = unpack(call('HMGET', record, 'status', 'cancel'))
   local open = not was or was == 'queued'
-  if was == 'queued' and status ~= 'cancelled' and call('HEXISTS', record, 'cancel') == 1 then return {'cancel_requested'} end
+  if was == 'queued' and status ~= 'cancelled' and cancel then return {'cancel_requested'} end
   local held = call('HGET', KEYS[1], id)
   held = held and cjson.decode(held)
   local spent = held and held[1] == counted
@@ -38,7 +38,7 @@ local function settle(id, status, since, counted, reason, accept_lost)
   if not open and not (was == 'confirmed' and status == 'cancelled') then return {'kept', was} end
   if was then
     call('HSET', record, 'status', status, 'updated_at', since, 'reason', reason)
-    call('HDEL', record, 'attempts', 'cancel')
+    if cancel then call('HDEL', record, 'cancel') end
     call('EXPIRE', record, ARGV[1])
   end
   news[#news + 1] = id .. ' ' .. status

@@ -1,0 +1,319 @@
+"""Group commit for tasks: whatever waits goes to the pool as one job, as soon as the last one is done.
+
+A task has it by `Strategy="workers.batching:strategy"` and a function `batch`, which gets the bodies of many messages
+(JSON of Celery's protocol 2: arguments, keyword arguments, embedded) and answers for each of them (`Outcome`). Nobody
+waits for company: a lone message goes at once, and under load batches grow by themselves while the one before them is
+worked on. To Celery each message stays a task of its own, with its events, its acknowledgement, its place in `inspect`
+and its revocation.
+
+Whatever is out of the ordinary goes Celery's own way, one by one: messages with an ETA, an expiry or retries, those that
+come again after a worker died (one of them may have killed it), those that `batch` does not want, and all of a batch
+that failed. So a message that breaks or kills its worker does so alone the next time.
+
+Without an event loop, or with another broker than Redis, everything goes Celery's own way.
+"""
+
+import random
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any
+
+import msgspec
+from celery import current_app, signals
+from celery.utils.imports import symbol_by_name
+from celery.utils.log import get_logger
+from celery.utils.time import utcoffset
+from celery.worker import state
+from celery.worker import strategy as celery_strategy
+from celery.worker.request import create_request_cls
+
+from workers.transport import Transport
+
+log = get_logger(__name__)
+
+#: Messages and bytes of one batch, at most: some milliseconds of work, some tens at worst.
+BATCH_MESSAGES = 128
+BATCH_BYTES = 256 * 1024
+#: A batch that takes longer is interrupted; one that can't be interrupted costs its process. Far below the visibility
+#: timeout, so that nobody else gets its messages meanwhile.
+BATCH_SOFT_LIMIT_S = 3
+BATCH_HARD_LIMIT_S = 5
+#: Events are sent so often, those of some batches in one message: a message costs as much as many events in it.
+EVENTS_EVERY_S = 0.02
+#: How long a message stays in line here before it goes back to its queue, for any worker.
+IN_LINE_MAX_S = 4.0
+#: Seconds before messages that were told to stay in line are offered again.
+SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.002, 0.02
+#: Seconds of rest after a `TryLater`.
+SHORTEST_REST_S, LONGEST_REST_S = 0.25, 2.0
+
+
+class Unhandled(Enum):
+    """What `batch` may say of a message instead of a result."""
+
+    #: Offer it again in a moment; what it needs is taken.
+    IN_LINE = "in line"
+    #: Run the task for it alone, Celery's own way.
+    ALONE = "alone"
+
+
+#: The task's result, shown in events, or why there is none yet.
+Outcome = str | Unhandled
+
+
+class TryLater(Exception):
+    """Nothing of a batch can be done at present; nothing of it was done wrong."""
+
+
+def run_batch(task_name: str, bodies: Sequence[bytes]) -> list[Outcome]:
+    """In the pool's process: call the task's `batch`."""
+    task: Any = current_app.tasks[task_name]
+    outcomes: list[Outcome] = task.batch(bodies)
+    return outcomes
+
+
+def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
+    """What Celery calls for each task when a consumer starts; returns what handles its messages."""
+    alone = celery_strategy.default(task, app, consumer)
+    if consumer.hub is None or not isinstance(consumer.connection.transport, Transport):
+        return alone
+    return Line(task, app, consumer, alone).receive
+
+
+class Events:
+    """Celery's task events, many at a time: appended to the dispatcher's own buffer, which sends them as one message."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._dispatcher = consumer.event_dispatcher
+        self._hub = consumer.hub
+        self._is_due = False
+        self._common: dict[str, Any] = {}
+        if self._dispatcher:
+            self._dispatcher.buffer_limit = sys.maxsize
+            self._dispatcher.on_send_buffered = self._send_soon
+            self._renew()
+
+    def tell(self, kind: str, request: Any, **fields: Any) -> None:
+        """Report a task's change of state, if anybody wants to know."""
+        if self._dispatcher and self._dispatcher.enabled and request.task.send_events:
+            event = {"type": kind, "uuid": request.id, "timestamp": time.time(), **self._common, **fields}
+            event["clock"] = self._dispatcher.clock.forward()
+            self._dispatcher._group_buffer["task"].append(event)
+            self._send_soon()
+
+    def _send_soon(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self._hub.call_later(EVENTS_EVERY_S, self._send)
+
+    def _send(self) -> None:
+        self._is_due = False
+        self._renew()
+        self._dispatcher.flush()
+
+    def _renew(self) -> None:
+        # The offset changes twice a year, under a worker that runs.
+        self._common = {
+            "hostname": self._dispatcher.hostname,
+            "pid": self._dispatcher.pid,
+            "utcoffset": utcoffset(),
+        }
+
+
+class Line:
+    """The messages of one task that wait in this worker, and the batch that is being worked on."""
+
+    def __init__(self, task: Any, app: Any, consumer: Any, alone: Callable[..., Any]) -> None:
+        self._task, self._app, self._consumer = task, app, consumer
+        self._connection = consumer.connection
+        self._receive_alone = alone
+        self._events = Events(consumer)
+        self._request = create_request_cls(
+            symbol_by_name(task.Request),
+            task,
+            consumer.pool,
+            consumer.hostname,
+            consumer.event_dispatcher,
+            app=app,
+        )
+        self._waiting: deque[Any] = deque()
+        self._is_scheduled = False
+        self._is_working = False
+        self._wait_s = SHORTEST_WAIT_S
+        self._rest_s = SHORTEST_REST_S
+        self._resting_until = 0.0
+
+    # --- in ---------------------------------------------------------------------------------------
+
+    def receive(self, message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **options: Any) -> Any:
+        """Take a message into the line, or hand it to Celery."""
+        headers = message.headers
+        if body is not None or any(map(headers.get, ("eta", "expires", "retries", "redelivered"))):
+            return self._receive_alone(message, body, ack, reject, callbacks, **options)
+        try:
+            arguments = msgspec.json.decode(message.body)
+        except msgspec.DecodeError:
+            return self._receive_alone(message, body, ack, reject, callbacks, **options)
+        request = self._request(
+            message,
+            # At once: the transport gathers acknowledgements by itself.
+            on_ack=message.ack_log_error,
+            on_reject=reject,
+            app=self._app,
+            hostname=self._consumer.hostname,
+            eventer=self._consumer.event_dispatcher,
+            task=self._task,
+            connection_errors=self._consumer.connection_errors,
+            body=arguments,
+            decoded=True,
+            headers=headers,
+        )
+        if request.id in state.revoked and request.revoked():
+            return None
+        signals.task_received.send(sender=self._consumer, request=request)
+        self._events.tell(
+            "task-received",
+            request,
+            name=request.name,
+            args=request.argsrepr,
+            kwargs=request.kwargsrepr,
+            root_id=request.root_id,
+            parent_id=request.parent_id,
+            retries=0,
+            eta=None,
+            expires=None,
+        )
+        state.task_reserved(request)
+        for callback in callbacks or ():
+            callback(request)
+        request.in_line_since = time.monotonic()
+        self._waiting.append(request)
+        self._schedule()
+        return None
+
+    def _schedule(self, delay_s: float = 0.0) -> None:
+        """Begin a batch when this turn of the loop is over: all that came with this message come along."""
+        if self._is_scheduled or self._is_working:
+            return
+        self._is_scheduled = True
+        delay_s = max(delay_s, self._resting_until - time.monotonic())
+        if delay_s > 0:
+            self._consumer.hub.call_later(delay_s, self._begin)
+        else:
+            self._consumer.hub.call_soon(self._begin)
+
+    # --- work -------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._is_scheduled = False
+        if self._consumer.connection is not self._connection:
+            # Messages of a connection that is gone come again; they can't be acknowledged here.
+            self._waiting.clear()
+        batch = self._next_batch()
+        if batch and not self._is_working:
+            self._is_working = True
+            # The pool's semaphore: a free process, or the first that becomes free.
+            self._consumer.controller._quick_acquire(self._hand_over, batch)
+
+    def _next_batch(self) -> list[Any]:
+        batch: list[Any] = []
+        size = 0
+        while self._waiting and len(batch) < BATCH_MESSAGES and size < BATCH_BYTES:
+            request = self._waiting.popleft()
+            if request.id not in state.revoked or not request.revoked():
+                batch.append(request)
+                size += len(request.message.body)
+        return batch
+
+    def _hand_over(self, batch: list[Any]) -> None:
+        began = time.monotonic()
+        self._consumer.pool.apply_async(
+            run_batch,
+            args=(self._task.name, [request.message.body for request in batch]),
+            accept_callback=lambda pid, accepted_at: self._on_accepted(batch, pid, accepted_at),
+            callback=lambda outcomes: self._on_done(batch, outcomes, time.monotonic() - began),
+            error_callback=lambda failure: self._on_failed(batch, failure),
+            soft_timeout=BATCH_SOFT_LIMIT_S,
+            timeout=BATCH_HARD_LIMIT_S,
+            correlation_id=batch[0].id,
+        )
+
+    def _on_accepted(self, batch: list[Any], pid: int, accepted_at: float) -> None:
+        """As `Request.on_accepted`, once: a message may stay in line through several batches."""
+        for request in batch:
+            if request.time_start is None:
+                request.worker_pid = pid
+                request.time_start = time.time() - (time.monotonic() - accepted_at)
+                state.task_accepted(request)
+                self._events.tell("task-started", request)
+
+    # --- out --------------------------------------------------------------------------------------
+
+    def _on_done(self, batch: list[Any], outcomes: Sequence[Outcome], runtime_s: float) -> None:
+        in_line = []
+        for request, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, str):
+                self._succeed(request, outcome, runtime_s)
+            elif outcome is Unhandled.IN_LINE:
+                in_line.append(request)
+            else:
+                self._go_alone(request)
+        self._rest_s = SHORTEST_REST_S
+        self._stay_in_line(in_line, is_stuck=len(in_line) == len(batch))
+        self._go_on()
+
+    def _succeed(self, request: Any, result: str, runtime_s: float) -> None:
+        """As `Request.on_success`."""
+        state.task_ready(request)
+        request.acknowledge()
+        self._events.tell("task-succeeded", request, result=repr(result), runtime=runtime_s)
+
+    def _stay_in_line(self, requests: list[Any], *, is_stuck: bool) -> None:
+        """Offer requests again soon, before those that came later; the longer nothing moves, the less often."""
+        self._wait_s = min(self._wait_s * 2, LONGEST_WAIT_S) if is_stuck else SHORTEST_WAIT_S
+        patient_since = time.monotonic() - IN_LINE_MAX_S
+        self._put_back([request for request in requests if request.in_line_since < patient_since])
+        again = [request for request in requests if request.in_line_since >= patient_since]
+        if again:
+            self._consumer.hub.call_later(random.uniform(0.5, 1) * self._wait_s, self._offer_again, again)
+
+    def _offer_again(self, requests: list[Any]) -> None:
+        self._waiting.extendleft(reversed(requests))
+        self._schedule()
+
+    def _go_alone(self, request: Any) -> None:
+        self._consumer.on_task_request(request)
+
+    def _on_failed(self, batch: list[Any], failure: Any) -> None:
+        exception = getattr(failure.exception, "exc", failure.exception)
+        if isinstance(exception, TryLater):
+            self._rest(batch, exception)
+        else:
+            log.error("a batch of %d failed, its messages go one by one: %r", len(batch), exception)
+            for request in batch:
+                self._go_alone(request)
+        self._go_on()
+
+    def _rest(self, batch: list[Any], reason: TryLater) -> None:
+        """Return everything to the queue and do nothing for a while; longer each time."""
+        rest_s = random.uniform(0.5, 1) * self._rest_s
+        log.warning("%d messages go back to their queue for %.1f s: %s", len(batch), rest_s, reason)
+        self._rest_s = min(self._rest_s * 2, LONGEST_REST_S)
+        self._resting_until = time.monotonic() + rest_s
+        self._put_back([*batch, *self._waiting])
+        self._waiting.clear()
+
+    def _put_back(self, requests: list[Any]) -> None:
+        if requests and self._consumer.connection is self._connection:
+            for request in requests:
+                state.task_ready(request)
+            channel = self._consumer.task_consumer.channel
+            channel.put_back([request.message.delivery_tag for request in requests])
+
+    def _go_on(self) -> None:
+        self._is_working = False
+        if self._waiting and not state.should_stop:
+            self._schedule()

@@ -1,0 +1,30 @@
+-- Takes messages from queues and records each as unacknowledged, in one step: a worker that dies loses none of them.
+-- The record is kombu's own (a hash entry and a time), so that every kombu worker can restore it.
+--
+-- KEYS 1 unacked, 2 unacked_index, 3 unreadable, then queues; the last one gets what the others leave of the limit
+-- ARGV 1 now s, 2 limit, 3 share of each queue but the last
+-- REPLY per queue: the messages taken, oldest first
+local call = redis.call
+local left = tonumber(ARGV[2])
+local replies = {}
+for at = 4, #KEYS do
+  local queue, taken = KEYS[at], {}
+  local share = at == #KEYS and left or math.min(left, tonumber(ARGV[3]))
+  local messages = share > 0 and call('RPOP', queue, share) or {}
+  for _, message in ipairs(messages) do
+    local _, tag_at = string.find(message, '"delivery_tag":', 1, true)
+    local tag = tag_at and string.match(message, '^%s*"([^"]+)"', tag_at + 1)
+    if tag then
+      -- Restored by anybody, it goes to this very queue: the default exchange routes by a queue's name (AMQP 0-9-1).
+      call('HSET', KEYS[1], tag, '[' .. message .. ',"",' .. cjson.encode(queue) .. ']')
+      call('ZADD', KEYS[2], ARGV[1], tag)
+      taken[#taken + 1] = message
+    else
+      call('LPUSH', KEYS[3], message)
+      call('LTRIM', KEYS[3], 0, 999)
+    end
+  end
+  left = left - #messages
+  replies[#replies + 1] = taken
+end
+return replies

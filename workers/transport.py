@@ -1,0 +1,273 @@
+"""Celery's Redis transport, many messages at a time: fetched and recorded in one step, acknowledged together.
+
+It is kombu's own transport with the same keys and formats, so workers with and without it share queues. What differs:
+
+- kombu pops a message and then records it as unacknowledged; a worker that dies in between loses it. Here one script
+  does both, for as many messages as the prefetch limit allows.
+- kombu acknowledges message by message, two commands each. Here those of one turn of the event loop go together.
+- kombu makes a client for each operation. Here a channel has one.
+
+Written against kombu 5.7; `tests/test_transport.py` fails when the parts of kombu that it relies on change.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
+from queue import Empty
+from time import monotonic, time
+from typing import Any
+
+import msgspec
+import redis
+from celery.utils.log import get_logger
+from kombu.asynchronous import get_event_loop
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+from kombu.utils.json import loads
+from redis.commands.core import Script
+
+log = get_logger(__name__)
+
+#: Messages of one fetch, at most.
+FETCH_MAX = 128
+#: Of each queue but the first, in one fetch: they are not starved, and do not push the first aside.
+OTHERS_SHARE = 8
+#: Under load, fetches are so far apart: fuller ones cost less per message. The first after a silence goes at once.
+PACE_S = 0.004
+#: Messages that no consumer can read are kept here, the newest thousand, for people to look at.
+UNREADABLE = "unreadable"
+
+_TAG = re.compile(rb'"delivery_tag":\s*"([^"]+)"')
+
+
+@cache
+def _script(name: str) -> Script:
+    return Script(redis.Redis(), (files("workers") / "lua" / f"{name}.lua").read_text())
+
+
+class Unreadable(Exception):
+    """What was on a queue is no message."""
+
+
+class Message(virtual.Message):
+    """A message, or `Unreadable`: from kombu, a missing part is a `KeyError`, which Celery takes for a lost connection."""
+
+    def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
+        try:
+            super().__init__(payload, channel=channel, **kwargs)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise Unreadable(repr(error)) from error
+
+
+class QoS(kombu_redis.QoS):
+    """What is fetched and not acknowledged, with the acknowledgements of one turn of the loop sent together."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._acknowledged: list[str] = []
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note a delivered message; `fetch.lua` has recorded those it took."""
+        if self.channel.is_fetching:
+            virtual.QoS.append(self, message, delivery_tag)
+        else:
+            super().append(message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge at the end of this turn of the loop; without a loop, now.
+
+        On a connection that was lost it is not possible: the message comes again, and its work is found done.
+        """
+        virtual.QoS.ack(self, delivery_tag)
+        if self.channel.connection.client is None:
+            return
+        self._acknowledged.append(delivery_tag)
+        hub = get_event_loop()
+        if hub is None or self.channel.closed:
+            self.flush()
+        elif len(self._acknowledged) == 1:
+            hub.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Send the acknowledgements that wait. Those that can't be sent cost a redelivery, not a message."""
+        tags, self._acknowledged = self._acknowledged, []
+        if tags:
+            with self.channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
+                pipe.zrem(self.unacked_index_key, *tags).hdel(self.unacked_key, *tags).execute()
+
+    def put_back(self, delivery_tags: Sequence[str]) -> None:
+        """Return messages to the heads of their queues, as if they had never been fetched."""
+        with self.channel.conn_or_acquire() as client:
+            _script("put_back")([self.unacked_key, self.unacked_index_key], delivery_tags, client=client)
+        for tag in delivery_tags:
+            virtual.QoS.ack(self, tag)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """At shutdown: return what was fetched and not worked on.
+
+        A connection that was lost can return nothing; its messages come again after the visibility timeout.
+        """
+        if self.channel.connection.client is not None:
+            self.flush()
+            self._flush()
+            if self._delivered:
+                self.put_back(list(self._delivered))
+        self._delivered.clear()
+
+
+class Channel(kombu_redis.Channel):
+    """A channel whose consumer fetches in bulk.
+
+    It waits at its first queue with `BLMOVE q q RIGHT RIGHT`, which moves the last element to where it is: a blocking
+    look that takes nothing. `fetch.lua` then takes from all queues; the others wait for that, `brpop_timeout` at most.
+    """
+
+    QoS = QoS
+    Message = Message
+    #: Every priority in one list: a fetch looks at one list per queue.
+    priority_steps = [0]  # noqa: RUF012 - as kombu declares it
+
+    is_fetching = False
+    _shared: Any = None
+    _next_fetch_at = 0.0
+    _is_awake = False
+    _wake_up: Any = None
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
+        """The channel's one client."""
+        if client is None:
+            if self._shared is None:
+                self._shared = self._create_client()
+            client = self._shared
+        yield client
+
+    def _disconnect_pools(self) -> None:
+        self._shared = None
+        super()._disconnect_pools()
+
+    def put_back(self, delivery_tags: Sequence[str]) -> None:
+        """Return fetched messages to their queues, first in line."""
+        self.qos.put_back(delivery_tags)
+
+    def _receive(self) -> bool:
+        """Read from the pub/sub socket, and never wait for it.
+
+        When Redis comes back, the loop may still hold an event of a socket that is gone, under a number that the new one
+        got. kombu would then read, without a time limit, what nobody has sent.
+        """
+        connection = self.subclient.connection
+        if connection is not None and not connection.can_read(timeout=0):
+            return False
+        return bool(super()._receive())
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Send the next command: a fetch when the last one found something, else a blocking look."""
+        queues = self.active_queues
+        if not queues or self._must_pause():
+            return
+        connection = self.client.connection
+        self._in_poll, self._brpop_sent_at = connection, monotonic()
+        if self._is_awake:
+            connection.send_command(*self._fetch_command(queues))
+        else:
+            wait_s = self.brpop_timeout if timeout is None else timeout
+            connection.send_command("BLMOVE", queues[0], queues[0], "RIGHT", "RIGHT", wait_s or 0)
+
+    def _must_pause(self) -> bool:
+        left_s = self._next_fetch_at - monotonic()
+        hub = get_event_loop()
+        if left_s <= 0 or hub is None or not self._is_awake:
+            return False
+        if self._wake_up is None:
+            self._wake_up = hub.call_later(left_s, self._end_pause)
+        return True
+
+    def _end_pause(self) -> None:
+        # The loop's next turn begins with `_brpop_start`.
+        self._wake_up = None
+
+    def _fetch_command(self, queues: Sequence[str]) -> list[Any]:
+        limit = self.qos.can_consume_max_estimate()
+        script = _script("fetch")
+        keys = [self.unacked_key, self.unacked_index_key, UNREADABLE, *queues[1:], queues[0]]
+        args = [time(), FETCH_MAX if limit is None else min(limit, FETCH_MAX), OTHERS_SHARE]
+        return ["EVALSHA", script.sha, len(keys), *keys, *args]
+
+    def _brpop_read(self, **options: Any) -> bool:
+        """Read the answer to the last command, fetch if it was a look, and deliver what came."""
+        connection = self.client.connection
+        queues = self.active_queues
+        try:
+            try:
+                reply = connection.read_response()
+                if not self._is_awake:
+                    if self._closing:
+                        raise Empty
+                    connection.send_command(*self._fetch_command(queues))
+                    reply = connection.read_response()
+            except redis.exceptions.NoScriptError:
+                connection.send_command("SCRIPT", "LOAD", _script("fetch").script)
+                connection.read_response()
+                self._is_awake = True
+                return True
+            except self.connection_errors:
+                connection.disconnect()
+                raise
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+        if self._closing:
+            self._return_undelivered(reply)
+            raise Empty
+        return self._deliver_all([*queues[1:], queues[0]], reply)
+
+    def _deliver_all(self, queues: Sequence[str], fetched: Sequence[Sequence[bytes]]) -> bool:
+        self._is_awake = any(fetched)
+        self._next_fetch_at = monotonic() + PACE_S
+        self.is_fetching = True
+        try:
+            for queue, messages in zip(queues, fetched, strict=True):
+                for message in messages:
+                    self._deliver_one(queue, message)
+        finally:
+            self.is_fetching = False
+        if not self._is_awake:
+            raise Empty
+        return True
+
+    def _deliver_one(self, queue: str, message: bytes) -> None:
+        try:
+            self.connection._deliver(self._decoded(message), queue)
+        except Unreadable as error:
+            log.critical("no message, kept in %s: %.200r from %s: %s", UNREADABLE, message, queue, error)
+            with self.conn_or_acquire() as client, client.pipeline() as pipe:
+                pipe.lpush(UNREADABLE, message).ltrim(UNREADABLE, 0, 999)
+                tag = _tag(message)
+                pipe.zrem(self.unacked_index_key, tag).hdel(self.unacked_key, tag).execute()
+
+    def _decoded(self, message: bytes) -> Any:
+        try:
+            # kombu's decoder, for its extra types alone: it is several times slower.
+            return loads(message) if b'"__type__"' in message else msgspec.json.decode(message)
+        except ValueError as error:
+            raise Unreadable(repr(error)) from error
+
+    def _return_undelivered(self, fetched: Sequence[Sequence[bytes]]) -> None:
+        tags = [_tag(message) for messages in fetched for message in messages]
+        if tags:
+            self.put_back(tags)
+
+
+def _tag(message: bytes) -> str:
+    found = _TAG.search(message)
+    assert found, "fetch.lua takes only messages with a tag"
+    return found[1].decode()
+
+
+class Transport(kombu_redis.Transport):
+    """kombu's Redis transport with these channels."""
+
+    Channel = Channel
