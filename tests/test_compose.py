@@ -172,7 +172,7 @@ def test_the_builder_gets_what_it_copies_and_nothing_else() -> None:
 
 def test_every_variable_that_is_read_is_documented() -> None:
     system = (ROOT / "shop" / "management" / "system.py").read_text()
-    read_by_up = set(re.findall(r'(?:_port|environ\.get)\("([A-Z_]+)"', system))
+    read_by_up = set(re.findall(r'(?:_port|_count|_flag|environ\.get)\("([A-Z_]+)"', system))
 
     assert {"SECRET_KEY", "QUEUE_LIMIT"} <= read_by_settings()
     assert {"WEB_PORT", "FLOWER_BASIC_AUTH"} <= read_by_up

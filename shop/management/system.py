@@ -22,6 +22,8 @@ from workers.supervisor import Pids, Supervisor
 
 STAFF_USER: Final = "operator"
 READY_WITHIN_S: Final = 60.0
+#: Processes of a worker's pool: one for the batches of orders, the others for housekeeping and for orders that go alone.
+WORKER_CONCURRENCY: Final = "3"
 
 
 class System:
@@ -31,6 +33,9 @@ class System:
         self.data_dir = data_dir
         self._web_port = _port("WEB_PORT", 8000)
         self._flower_port = _port("FLOWER_PORT", 5555)
+        self._web_workers = _count("WEB_WORKERS", 2)
+        self._workers = _count("WORKERS", 1)
+        self._has_flower = _flag("FLOWER")
         self._env: dict[str, str] = {}
         self._secrets: dict[str, str] = {}
         self._sample: dict[str, str] = {}
@@ -39,7 +44,10 @@ class System:
     def start(self, supervisor: Supervisor) -> None:
         """Bring up everything. Raises CommandError, PartFailedError, ServerBinariesMissingError."""
         self.remove_status()
-        _insist_on_free(WEB_PORT=self._web_port, FLOWER_PORT=self._flower_port)
+        ports = {"WEB_PORT": self._web_port} | (
+            {"FLOWER_PORT": self._flower_port} if self._has_flower else {}
+        )
+        _insist_on_free(**ports)
         self._secrets = _stored_secrets(self.data_dir / "secrets.json")
         self._env = self._environment(*self._start_stores(supervisor))
         self._prepare(supervisor)
@@ -55,7 +63,7 @@ class System:
         redis_url, database_url = os.environ.get("REDIS_URL"), os.environ.get("DATABASE_URL")
         embedded = []
         if not redis_url:
-            redis = RedisServer(self.data_dir / "redis")
+            redis = RedisServer(self.data_dir / "redis", append_fsync=_append_fsync())
             redis_url = redis.url
             embedded.append(redis.part)
         if not database_url:
@@ -102,34 +110,31 @@ class System:
     def _parts(self) -> list[Part]:
         """What we run beside the databases. They stop in the opposite order: the web first."""
         celery = ["-m", "celery", "-A", "workers.app"]
-        flower = [*celery, "flower", f"--address={LOOPBACK}", f"--port={self._flower_port}"]
-        worker = [
-            *celery,
-            "worker",
-            "-n",
-            "worker@%h",
-            "-Q",
-            "orders,maintenance",
-            "-E",
-            "--concurrency",
-            "4",
-            # Workers need not know each other here, and hold no election while Redis is away.
-            "--without-gossip",
-            "--without-mingle",
-        ]
         scheduler = [*celery, "beat", "--schedule", str(self.data_dir / "celerybeat-schedule"), "--pidfile="]
-        web = ["-m", "granian", "shop.web.asgi:application", "--interface", "asgi", "--workers", "2"]
-        web += ["--host", LOOPBACK, "--port", str(self._web_port)]
+        web = ["-m", "granian", "shop.web.asgi:application", "--interface", "asgi"]
+        web += ["--workers", str(self._web_workers), "--host", LOOPBACK, "--port", str(self._web_port)]
         web += ["--respawn-failed-workers", "--respawn-interval", "0.2", "--workers-kill-timeout", "8"]
         return [
-            replace(
-                self._python("flower", flower, grace_s=5),
-                env=self._env | {"FLOWER_BASIC_AUTH": self._flower_login},
-            ),
-            self._python("worker", worker, grace_s=20),
+            *([self._flower(celery)] if self._has_flower else []),
+            *(self._worker(celery, number) for number in range(1, self._workers + 1)),
             self._python("scheduler", scheduler, grace_s=5),
             replace(self._python("web", web, grace_s=12), is_ready=lambda: self._get("/healthz")[0] == 200),
         ]
+
+    def _flower(self, celery: list[str]) -> Part:
+        flower = [*celery, "flower", f"--address={LOOPBACK}", f"--port={self._flower_port}"]
+        login = {"FLOWER_BASIC_AUTH": self._flower_login}
+        return replace(self._python("flower", flower, grace_s=5), env=self._env | login)
+
+    def _worker(self, celery: list[str], number: int) -> Part:
+        """The first is called `worker`, the others are numbered."""
+        name = "worker" if number == 1 else f"worker{number}"
+        # Orders first: that is the queue the worker waits at.
+        worker = [*celery, "worker", "-n", f"{name}@%h", "-Q", "orders,maintenance", "-E"]
+        worker += ["--concurrency", WORKER_CONCURRENCY]
+        # Workers need not know each other here, and hold no election while Redis is away.
+        worker += ["--without-gossip", "--without-mingle"]
+        return self._python(name, worker, grace_s=20)
 
     def _python(self, name: str, arguments: list[str], *, grace_s: float) -> Part:
         argv = [sys.executable, *arguments]
@@ -141,7 +146,7 @@ class System:
 
     def _is_ready(self) -> bool:
         status, self._missing = self._get("/readyz")
-        return status == 200 and _accepts_connections(self._flower_port)
+        return status == 200 and (not self._has_flower or _accepts_connections(self._flower_port))
 
     def _get(self, path: str) -> tuple[int, str]:
         """Status and body, 0 where nobody answers."""
@@ -170,7 +175,9 @@ class System:
     def write_status(self, pids: Pids) -> None:
         """Keep `up.json` true, for scripts and for `manage.py`."""
         flower_user, _, flower_password = self._flower_login.partition(":")
-        none: Pids = {"redis": [], "postgres": []}
+        none: Pids = {"redis": [], "postgres": [], "flower": []}
+        workers = [pid for name, of_part in pids.items() if name.startswith("worker") for pid in of_part]
+        others = {name: of_part for name, of_part in pids.items() if not name.startswith("worker")}
         status = {
             "web_url": self._web_url,
             "flower_url": self._flower_url,
@@ -182,7 +189,7 @@ class System:
             "redis_url": self._env["REDIS_URL"],
             "broker_url": self._env["CELERY_BROKER_URL"],
             "database_url": self._env["DATABASE_URL"],
-            "pids": {**none, **pids},
+            "pids": {**none, **others, "worker": workers},
         }
         write_private(self.data_dir / "up.json", json.dumps(status, indent=2))
 
@@ -194,13 +201,13 @@ class System:
         """Where everything is, and two commands that work when pasted into a shell."""
         orders = f"{self._web_url}/api/v1/orders"
         authorization = f"-H 'Authorization: Bearer {self._secrets['api_key']}'"
+        login = self._flower_login.replace(":", " / ", 1)
+        flower = f"  Flower    {self._flower_url}/  ({login})\n" if self._has_flower else ""
         body = '{"items": [{"sku": "X", "quantity": 1}]}'
         return f"""
   API       {self._web_url}/api/docs
   Admin     {self._web_url}/admin/
-  Flower    {self._flower_url}/
-  Staff     {STAFF_USER} / {self._secrets["staff_password"]}
-  Flower    {self._flower_login.replace(":", " / ", 1)}
+{flower}  Staff     {STAFF_USER} / {self._secrets["staff_password"]}
   API key   {self._secrets["api_key"]}
   Data      {self.data_dir}  (addresses and passwords for scripts: up.json; logs: logs/)
 
@@ -218,6 +225,27 @@ def _port(variable: str, default: int) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 65_536):
         raise CommandError(f"{variable} is {text!r}, but a port is a number from 1 to 65535")
     return int(text)
+
+
+def _count(variable: str, default: int) -> int:
+    text = os.environ.get(variable) or str(default)
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 64):
+        raise CommandError(f"{variable} is {text!r}, but must be a number from 1 to 64")
+    return int(text)
+
+
+def _flag(variable: str) -> bool:
+    text = os.environ.get(variable) or "true"
+    if text not in {"true", "false"}:
+        raise CommandError(f"{variable} is {text!r}, but must be true or false")
+    return text == "true"
+
+
+def _append_fsync() -> str:
+    text = os.environ.get("REDIS_APPENDFSYNC") or "always"
+    if text not in {"always", "everysec"}:
+        raise CommandError(f"REDIS_APPENDFSYNC is {text!r}, but must be always or everysec")
+    return text
 
 
 def _insist_on_free(**ports: int) -> None:
