@@ -84,7 +84,11 @@ class Child:
     @property
     def pids(self) -> list[int]:
         """The main process, then those below it."""
-        return [self.pid, *descendants(self.pid)]
+        return self.pids_among(None)
+
+    def pids_among(self, children: Mapping[int, Sequence[int]] | None) -> list[int]:
+        """`pids`, out of what `children_by_parent` has found."""
+        return [self.pid, *descendants(self.pid, children)]
 
     @property
     def ending(self) -> str | None:

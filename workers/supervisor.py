@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Final, Self
 
-from workers.proc import POLL_S, end_all, make_was_told_to_stop, marked_with
+from workers.proc import POLL_S, children_by_parent, end_all, make_was_told_to_stop, marked_with
 from workers.processes import Child, Part, PartFailedError, run_to_end
 
 #: The environment variable by which processes of an earlier, killed supervisor are found again.
@@ -120,7 +120,10 @@ class Supervisor:
     @property
     def pids(self) -> Pids:
         """Of each part, the main process and then those below it."""
-        return {kept.part.name: kept.pids for kept in self._kept} | {"supervisor": [os.getpid()]}
+        children = children_by_parent()
+        return {kept.part.name: kept.pids_among(children) for kept in self._kept} | {
+            "supervisor": [os.getpid()]
+        }
 
     def _attend(self) -> None:
         if self._stop_requests or make_was_told_to_stop():
@@ -176,10 +179,9 @@ class _Kept:
         self._failures = 0
         self._start_at = 0.0
 
-    @property
-    def pids(self) -> list[int]:
+    def pids_among(self, children: Mapping[int, Sequence[int]]) -> list[int]:
         """The main process, then those below it."""
-        return self._child.pids if self._child else []
+        return self._child.pids_among(children) if self._child else []
 
     def attend(self, tell: Callable[[str], None]) -> None:
         """Take the next step, if there is one to take, towards a part that runs and is ready."""
