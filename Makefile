@@ -6,7 +6,7 @@ UV ?= $(BIN)/uv
 COMPILE := $(UV) pip compile --quiet --no-cache --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test lint format lock clean
+.PHONY: help setup up demo bench test lint format lock clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ up: $(INSTALLED)  ## Run the whole system here: WEB_PORT=8000 FLOWER_PORT=5555 D
 demo: $(INSTALLED)  ## A flash sale with many buyers and few units, and its verdict
 	@exec $(BIN)/python manage.py demo
 
+bench: $(INSTALLED)  ## Measure it beside its baselines: QUICK=1 for 2 minutes, ORDERS=FILE for real orders
+	@exec $(BIN)/python -m tests.benchmarks $(if $(QUICK),--quick) $(if $(ORDERS),--orders "$(ORDERS)")
+
 test: lint  ## Linters, type checker, import contracts and every test against real servers
 	$(BIN)/pytest
 
@@ -45,7 +48,7 @@ format: $(INSTALLED)  ## Put the code into its one format
 
 lock:  ## Resolve pyproject.toml anew (needs uv: UV=/path/to/uv)
 	$(COMPILE) --output-file requirements.lock pyproject.toml
-	$(COMPILE) --extra embedded --extra test --constraint requirements.lock \
+	$(COMPILE) --extra embedded --extra test --extra plots --constraint requirements.lock \
 		--output-file requirements-dev.lock pyproject.toml
 
 clean:  ## Remove .venv and all caches; the data in .data stays

@@ -52,12 +52,15 @@ def fulfil_orders(bodies: Sequence[bytes]) -> list[Outcome]:
     `fulfil_order`, which says what is wrong with it. Raises `TryLater` where a store is away.
     """
     orders = [_order_in(body) for body in bodies]
+    sound = [order for order in orders if order]
     try:
-        outcomes = fulfil(
-            [order for order in orders if order], client=redis_client(), rules=Rules(lock_wait_s=0)
-        )
+        outcomes = fulfil(sound, client=redis_client(), rules=Rules(lock_wait_s=0))
     except StoreUnavailable as away:
         raise TryLater(str(away)) from away
+    except SoftTimeLimitExceeded:
+        with suppress(StoreUnavailable):
+            forgive([order.id for order in sound], client=redis_client())
+        raise
     return [_answer(outcomes[order.id]) if order else Unhandled.ALONE for order in orders]
 
 

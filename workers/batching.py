@@ -7,8 +7,8 @@ worked on. To Celery each message stays a task of its own, with its events, its 
 and its revocation.
 
 Whatever is out of the ordinary goes Celery's own way, one by one: messages with an ETA, an expiry or retries, those that
-come again after a worker died (one of them may have killed it), those that `batch` does not want, and all of a batch
-that failed. So a message that breaks or kills its worker does so alone the next time.
+come again after a worker died (one of them may have killed it), those under a rate limit, those that `batch` does not
+want, and all of a batch that failed. So a message that breaks or kills its worker does so alone the next time.
 
 Without an event loop, or with another broker than Redis, everything goes Celery's own way.
 """
@@ -151,7 +151,8 @@ class Line:
     def receive(self, message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **options: Any) -> Any:
         """Take a message into the line, or hand it to Celery."""
         headers = message.headers
-        if body is not None or any(map(headers.get, ("eta", "expires", "retries", "redelivered"))):
+        is_special = any(map(headers.get, ("eta", "expires", "retries", "redelivered")))
+        if body is not None or is_special or self._consumer.task_buckets[self._task.name]:
             return self._receive_alone(message, body, ack, reject, callbacks, **options)
         try:
             arguments = msgspec.json.decode(message.body)
@@ -310,8 +311,7 @@ class Line:
         if requests and self._consumer.connection is self._connection:
             for request in requests:
                 state.task_ready(request)
-            channel = self._consumer.task_consumer.channel
-            channel.put_back([request.message.delivery_tag for request in requests])
+            requests[0].message.channel.put_back([request.message.delivery_tag for request in requests])
 
     def _go_on(self) -> None:
         self._is_working = False
