@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from django.db import transaction
+from django.db import connection, transaction
 
 from shop import csv_table, stock
 from shop.csv_table import Faults
@@ -91,6 +91,10 @@ def store(items: Sequence[Item], *, reason: str = "", progress: Progress = lambd
             renamed += len(rows("rename_products", **_columns([i for i in batch if i.sku not in fresh])))
             added |= fresh
             progress(at + len(batch))
+    if added:
+        # Until PostgreSQL knows how many products there are, it would rather read all of them than look some up.
+        with store_faults(), connection.cursor() as cursor:
+            cursor.execute("ANALYZE shop_product")
     units = sum(item.stock for item in items if item.sku in added)
     return Stored(added=len(added), units=units, known=len(items) - len(added), renamed=renamed)
 
