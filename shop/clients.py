@@ -4,6 +4,7 @@ PostgreSQL keeps the keys; Redis knows them too, so that orders are taken while 
 SHA-256 of a key: keys are 256 random bits, so a slow hash would protect nothing.
 """
 
+import asyncio
 import hashlib
 import secrets
 import time
@@ -86,14 +87,18 @@ class Directory:
     def __init__(self) -> None:
         self._known: dict[str, tuple[float, Client | None]] = {}
 
-    async def find(self, key: str) -> Client | None:
-        """The client of a key, None for a bad one. Raises `StoreUnavailable` where neither store can tell."""
+    async def find(self, key: str, deadline: float | None = None) -> Client | None:
+        """The client of a key, None for a bad one.
+
+        Raises `StoreUnavailable` where neither store can tell, `TimeoutError` where none could by the deadline (loop time).
+        """
         digested = digest(key)
         now = time.monotonic()
         known = self._known.get(digested)
         if known and known[0] > now:
             return known[1]
-        client = await _looked_up(digested)
+        async with asyncio.timeout_at(deadline):
+            client = await _looked_up(digested)
         if len(self._known) >= self.LIMIT:
             self._known.clear()
         self._known[digested] = (now + MEMORY_S, client)

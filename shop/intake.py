@@ -1,9 +1,8 @@
 """Taking orders in: one idempotency key, one order, recorded and on the queue before the client hears of it."""
 
-import asyncio
 import hashlib
 import time
-import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,7 +12,8 @@ from django.conf import settings
 
 from shop import keys, queue, scripts
 from shop.domain import Line, Order, summed
-from shop.stores import StoreUnavailable, store_faults, web_database, web_redis
+from shop.round_trips import RoundTrips
+from shop.stores import RedisLine, StoreUnavailable, order_database, store_faults, uuid_array
 
 _json = msgspec.json.Encoder()
 
@@ -65,11 +65,11 @@ def derived_id(purpose: str, client: str, key: str) -> str:
     It is a keyed hash, so it can't be guessed, and it is the same whenever the same key comes again: after Redis lost the
     key, the order still meets its own row in PostgreSQL.
     """
-    digest = hashlib.blake2b(f"{purpose}\0{client}\0{key}".encode(), digest_size=16, key=_secret()).digest()
-    number = int.from_bytes(digest, "big")
-    number = number & ~(0xF << 76) | 0x8 << 76
-    number = number & ~(0x3 << 62) | 0x2 << 62
-    return str(uuid.UUID(int=number))
+    digest = hashlib.blake2b(
+        f"{purpose}\0{client}\0{key}".encode(), digest_size=16, key=_secret()
+    ).hexdigest()
+    variant = "89ab"[int(digest[16], 16) & 3]
+    return f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:]}"
 
 
 def fingerprint(lines: tuple[Line, ...], customer: str | None, reference: str | None) -> str:
@@ -94,66 +94,33 @@ def new_order(
     )
 
 
-@dataclass
-class _Waiting:
-    order: Order
-    key: str
-    answer: "asyncio.Future[Intake]"
+async def accept(order: Order, key: str, deadline: float) -> Intake:
+    """Accept an order under its idempotency key. Raises `StoreUnavailable` when that can't be known by the deadline."""
+    return await _intake.ask((order, key), deadline)
 
 
-class OrderIntake:
-    """Accepts orders for one event loop; those that arrive while Redis answers share the next round trip."""
-
-    #: Orders in one script call: some milliseconds of Redis at most.
-    BATCH = 64
-    #: How long a request waits before it hears 503. The contract allows two seconds.
-    PATIENCE_S = 1.7
-
-    def __init__(self) -> None:
-        self._waiting: list[_Waiting] = []
-        self._running: asyncio.Task[None] | None = None
-
-    async def accept(self, order: Order, key: str) -> Intake:
-        """Accept an order under its idempotency key. Raises `StoreUnavailable` when that can't be known in time."""
-        waiting = _Waiting(order, key, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
-        if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._run())
-        try:
-            async with asyncio.timeout(self.PATIENCE_S):
-                return await waiting.answer
-        except TimeoutError:
-            raise StoreUnavailable("Redis: no answer in time") from None
-
-    async def _run(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting[: self.BATCH], self._waiting[self.BATCH :]
-            batch = [waiting for waiting in batch if not waiting.answer.done()]
-            try:
-                answers = await accept(batch)
-            except Exception as error:  # noqa: BLE001 - each request raises it for itself
-                for waiting in batch:
-                    if not waiting.answer.done():
-                        waiting.answer.set_exception(error)
-                continue
-            for waiting, answer in zip(batch, answers, strict=True):
-                if not waiting.answer.done():
-                    waiting.answer.set_result(answer)
-
-
-async def accept(batch: "list[_Waiting]") -> list[Intake]:
+async def _accept(asked: Sequence[tuple[Order, str]]) -> list[Intake]:
     """Accept orders: ask the books about keys Redis may have forgotten, then claim, record and enqueue."""
-    known = await _in_books([waiting.order for waiting in batch])
+    known = await _in_books([order for order, _ in asked])
     answers: dict[int, Intake] = {}
-    for at, waiting in enumerate(batch):
-        if found := known.get(waiting.order.id):
-            same = found == waiting.order.fingerprint
-            answers[at] = Replayed(waiting.order.id) if same else Reused(waiting.order.id)
-    claims = [at for at in range(len(batch)) if at not in answers]
+    for at, (order, _) in enumerate(asked):
+        if found := known.get(order.id):
+            answers[at] = Replayed(order.id) if found == order.fingerprint else Reused(order.id)
+    claims = [at for at in range(len(asked)) if at not in answers]
     if claims:
-        replies = await _claim([(batch[at].order, batch[at].key) for at in claims])
+        replies = await _claim([asked[at] for at in claims])
         answers |= dict(zip(claims, replies, strict=True))
-    return [answers[at] for at in range(len(batch))]
+    return [answers[at] for at in range(len(asked))]
+
+
+_line = RedisLine()
+#: At most so many orders in one script call, which is some milliseconds of Redis.
+_intake = RoundTrips(_accept, most=64)
+
+
+async def close() -> None:
+    """Close this module's connection."""
+    await _line.close()
 
 
 async def _in_books(orders: list[Order]) -> dict[str, str]:
@@ -162,7 +129,7 @@ async def _in_books(orders: list[Order]) -> dict[str, str]:
     Without PostgreSQL the order is accepted all the same: should it exist, its worker meets the row and changes nothing.
     """
     try:
-        return dict(await web_database.rows("fingerprints", ids=[order.id for order in orders]))
+        return dict(await order_database.rows("fingerprints", ids=uuid_array(order.id for order in orders)))
     except StoreUnavailable:
         return {}
 
@@ -179,10 +146,11 @@ async def _claim(orders: list[tuple[Order, str]]) -> list[Intake]:
     ]
     for order, key in orders:
         names += [keys.idempotency(order.client, key), keys.order(order.id), keys.rate(order.client)]
-        message = queue.fulfil_message(order) if queue.BROKER_IS_LEDGER else ""
-        args += [order.id, order.fingerprint, order.client, _json.encode(order), message]
+        document = _json.encode(order)
+        message = queue.fulfil_message_of(order.id, document) if queue.BROKER_IS_LEDGER else ""
+        args += [order.id, order.fingerprint, order.client, document, message]
     with store_faults():
-        replies = await scripts.run_async(web_redis(), "accept", names, args)
+        replies = await scripts.run_async(_line, "accept", names, args)
     return [await _answer(reply, order, key) for reply, (order, key) in zip(replies, orders, strict=True)]
 
 

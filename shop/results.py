@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextvars import Context
 from datetime import datetime
 from typing import Any
 
@@ -10,9 +11,10 @@ import msgspec
 import redis.asyncio
 from django.conf import settings
 
-from shop import keys
+from shop import keys, scripts
 from shop.domain import Line, Order, Reason, Status
-from shop.stores import StoreUnavailable, store_faults, web_database, web_redis
+from shop.round_trips import RoundTrips
+from shop.stores import RedisLine, StoreUnavailable, order_database, store_faults, uuid_array
 
 
 class OrderState(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,50 +30,80 @@ _document = msgspec.json.Decoder(Order)
 _reason = msgspec.json.Decoder(Reason)
 
 
+_Found = OrderState | StoreUnavailable | None
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """What Redis has of an order, and whether a worker is to cancel it."""
+
+    state: OrderState
+    cancelling: bool
+
+
 async def find(order_id: str, client: str) -> OrderState | None:
     """The client's order, None where there is none (or it is another client's).
 
     Redis first, PostgreSQL for what ended long ago or while Redis is away. Raises `StoreUnavailable` where the order may
     exist but nobody can tell.
     """
+    found = await _reading.ask(order_id)
+    if isinstance(found, StoreUnavailable):
+        raise found
+    return found if found and found.order.client == client else None
+
+
+async def _read(asked: Sequence[str]) -> list[_Found]:
+    """What is to be said of each order: its state, that there is none, or that nobody can tell."""
+    ids = list(dict.fromkeys(asked))
     away: StoreUnavailable | None = None
-    state, cancelling = None, False
+    records: dict[str, _Record] = {}
+    books: dict[str, OrderState] = {}
     try:
-        state, cancelling = await _in_redis(order_id)
+        records = await _in_redis(ids)
     except StoreUnavailable as error:
         away = error
-    if state is None:
-        state = await _in_books(order_id)
-    elif state.status is Status.QUEUED:
-        # Whoever read the books while Redis was away may have seen more than Redis knows now.
-        with contextlib.suppress(StoreUnavailable):
-            decided = await _in_books(order_id)
-            if decided and not (cancelling and decided.status in (Status.REJECTED, Status.FAILED)):
-                state = decided
-    if state is None and away:
-        raise away
-    return state if state and state.order.client == client else None
+    unsure = [each for each in ids if each not in records or records[each].state.status is Status.QUEUED]
+    try:
+        if unsure:
+            books = await _in_books(unsure)
+    except StoreUnavailable as error:
+        away = error
+    found = {each: _judged(records.get(each), books.get(each), away) for each in ids}
+    return [found[each] for each in asked]
 
 
-async def _in_redis(order_id: str) -> tuple[OrderState | None, bool]:
-    """The order's record, and whether a worker is to cancel it."""
+def _judged(record: _Record | None, booked: OrderState | None, away: StoreUnavailable | None) -> _Found:
+    if record is None:
+        return booked or away
+    if booked and not (record.cancelling and booked.status in (Status.REJECTED, Status.FAILED)):
+        # Redis calls it queued, and whoever read the books while Redis was away may have seen more than Redis knows now.
+        return booked
+    return record.state
+
+
+_line = RedisLine()
+_reading = RoundTrips(_read, most=512)
+
+
+async def _in_redis(ids: list[str]) -> dict[str, _Record]:
     with store_faults():
-        fields = ["document", "status", "reason", "updated_at", "cancel"]
-        document, status, reason, updated_at, cancel = await web_redis().hmget(keys.order(order_id), fields)
-    if document is None:
-        return None, False
+        found = await scripts.run_async(_line, "read", [keys.order(each) for each in ids], [])
+    return {each: _record(*fields) for each, fields in zip(ids, found, strict=True) if fields[0] is not None}
+
+
+def _record(document: str, status: str, reason: str | None, updated_at: str, cancel: str | None) -> _Record:
     state = OrderState(
         order=_document.decode(document),
         status=Status(status),
         reason=_reason.decode(reason) if reason else None,
         updated_at_ms=int(updated_at),
     )
-    return state, cancel is not None
+    return _Record(state, cancel is not None)
 
 
-async def _in_books(order_id: str) -> OrderState | None:
-    found = await web_database.rows("order", id=order_id)
-    return _from_row(found[0]) if found else None
+async def _in_books(ids: list[str]) -> dict[str, OrderState]:
+    found = await order_database.rows("orders", ids=uuid_array(ids))
+    return {row[0]: _from_row(row) for row in found}
 
 
 def _from_row(row: tuple[Any, ...]) -> OrderState:
@@ -96,30 +128,34 @@ def _ms(moment: datetime) -> int:
 class Settlements:
     """Wakes requests of this process when their order changes state: one subscription, however many wait."""
 
+    #: After so long a silence Redis is asked for a sign of life, and after the same again it is taken to be gone.
+    SILENCE_S = 5.0
+
     def __init__(self) -> None:
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._listener: asyncio.Task[None] | None = None
         self._subscribed = asyncio.Event()
 
     @contextlib.asynccontextmanager
-    async def watch(self, order_id: str) -> AsyncIterator[asyncio.Event]:
-        """An event that is set when the order changes state after the block was entered.
+    async def watch(self, order_id: str) -> "AsyncIterator[asyncio.Future[None]]":
+        """A future that is done when the order changes state after the block was entered, or may have.
 
         Subscribe, then look: an order settled between a look and a later subscription would never wake anybody.
         """
         if self._listener is None or self._listener.done():
-            self._listener = asyncio.create_task(self._listen())
-        event = asyncio.Event()
-        self._waiting.setdefault(order_id, set()).add(event)
+            self._listener = asyncio.create_task(self._listen(), context=Context())
+        changed = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(order_id, set())
+        waiting.add(changed)
         try:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._subscribed.wait(), 1)
-            yield event
+            if not self._subscribed.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._subscribed.wait(), 1)
+            yield changed
         finally:
-            waiting = self._waiting.get(order_id, set())
-            waiting.discard(event)
+            waiting.discard(changed)
             if not waiting:
-                self._waiting.pop(order_id, None)
+                del self._waiting[order_id]
 
     async def _listen(self) -> None:
         while True:
@@ -127,27 +163,37 @@ class Settlements:
                 await self._listen_once()
             except (redis.exceptions.RedisError, OSError):
                 self._subscribed.clear()
-                # Whoever waits looks again: what was published meanwhile is lost.
-                self._wake(list(self._waiting))
                 await asyncio.sleep(0.5)
 
     async def _listen_once(self) -> None:
         connection = redis.asyncio.Redis.from_url(
-            settings.REDIS_URL, decode_responses=True, socket_connect_timeout=1, health_check_interval=10
+            settings.REDIS_URL, decode_responses=True, socket_connect_timeout=1
         )
         async with connection, connection.pubsub(ignore_subscribe_messages=False) as subscription:
             await subscription.subscribe(keys.SETTLED_CHANNEL)
+            asked_for_life = False
             while True:
-                message = await subscription.get_message(timeout=5)
-                if message and message["type"] == "subscribe":
+                message = await subscription.get_message(timeout=self.SILENCE_S)
+                if message is None and asked_for_life:
+                    raise redis.exceptions.ConnectionError("no sign of life")
+                asked_for_life = message is None
+                if message is None:
+                    await subscription.ping()
+                elif message["type"] == "subscribe":
                     self._subscribed.set()
-                elif message and message["type"] == "message":
+                    self._wake_all()
+                elif message["type"] == "message":
                     self._wake([line.split(" ")[0] for line in message["data"].split("\n")])
+
+    def _wake_all(self) -> None:
+        """What was published while nobody listened is lost: whoever waits looks again."""
+        self._wake(list(self._waiting))
 
     def _wake(self, order_ids: list[str]) -> None:
         for order_id in order_ids:
-            for event in self._waiting.get(order_id, ()):
-                event.set()
+            for changed in self._waiting.get(order_id, ()):
+                if not changed.done():
+                    changed.set_result(None)
 
     async def close(self) -> None:
         """Stop listening."""
@@ -160,16 +206,21 @@ class Settlements:
 settlements = Settlements()
 
 
+async def close() -> None:
+    """Stop listening, and close this module's connection."""
+    await settlements.close()
+    await _line.close()
+
+
 async def wait(order_id: str, client: str, seconds: float) -> OrderState | None:
     """`find`, but hold the answer for up to `seconds` while the order is queued."""
-    async with settlements.watch(order_id) as changed:
-        deadline = asyncio.get_running_loop().time() + seconds
-        while True:
-            changed.clear()
+    clock = asyncio.get_running_loop().time
+    until = clock() + seconds
+    while True:
+        async with settlements.watch(order_id) as changed:
             state = await find(order_id, client)
-            left = deadline - asyncio.get_running_loop().time()
-            if state is None or state.status is not Status.QUEUED or left <= 0:
+            if state is None or state.status is not Status.QUEUED or clock() >= until:
                 return state
             with contextlib.suppress(TimeoutError):
-                # A message can be lost with its connection: look every few seconds all the same.
-                await asyncio.wait_for(changed.wait(), min(left, 5))
+                async with asyncio.timeout_at(until):
+                    await changed

@@ -1,12 +1,14 @@
 """Connections to Redis and PostgreSQL, and the one error that means: a store is away, try again later."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import psycopg
 import redis
@@ -14,7 +16,7 @@ import redis.asyncio
 from django.conf import settings
 from django.db import InternalError, OperationalError, connection
 from django.db.utils import InterfaceError
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from hiredis import pack_command
 from redis.backoff import ConstantBackoff, ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
@@ -69,6 +71,45 @@ def web_redis() -> TextRedis:
     return redis.asyncio.Redis(connection_pool=pool)
 
 
+class RedisLine:
+    """A connection to Redis for scripts that are called one at a time (`shop.round_trips`).
+
+    It passes by redis-py's client, pool and Python packing, which cost twice as much as all the rest of a call; connecting,
+    credentials, TLS and time-outs stay redis-py's.
+    """
+
+    def __init__(self) -> None:
+        self._connection: Any = None
+
+    async def evalsha(self, sha: str, keys: int, *arguments: str | bytes | int) -> Any:
+        """Run a script that Redis knows. Raises redis-py's errors."""
+        return await self._call("EVALSHA", sha, keys, *arguments)
+
+    async def script_load(self, text: str) -> Any:
+        """Tell Redis a script; its SHA-1."""
+        return await self._call("SCRIPT", "LOAD", text)
+
+    async def _call(self, *command: str | bytes | int) -> Any:
+        if self._connection is None:
+            self._connection = web_redis().connection_pool.make_connection()
+        packed = [pack_command(cast(Any, command))]
+        try:
+            return await self._answered(packed)
+        except RedisConnectionError:
+            # Redis was started again since the last call: once more, on a new connection.
+            return await self._answered(packed)
+
+    async def _answered(self, packed: list[bytes]) -> Any:
+        await self._connection.send_packed_command(packed)
+        return await self._connection.read_response()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            await self._connection.disconnect()
+            self._connection = None
+
+
 #: Replies by which Redis says "not now" rather than "you are wrong".
 _NOT_NOW = ("OOM", "LOADING", "MISCONF", "READONLY", "BUSY", "MASTERDOWN", "NOREPLICAS", "EXECABORT")
 
@@ -110,60 +151,84 @@ def rows(name: str, **parameters: Any) -> list[tuple[Any, ...]]:
         return found
 
 
+def uuid_array(ids: Iterable[str]) -> str:
+    """UUIDs as PostgreSQL's text of an array: psycopg takes longer over a list than PostgreSQL over the whole query."""
+    return f"{{{','.join(ids)}}}"
+
+
 class WebDatabase:
-    """The web tier's few connections to PostgreSQL, which may be away without stopping the intake of orders."""
+    """A connection of the web tier to PostgreSQL, which may be away without stopping the intake of orders.
+
+    Statements run one after the other; whoever has slow ones needs a connection of his own.
+    """
 
     #: How long a request waits for PostgreSQL, and for how long the next ones then do without it.
     PATIENCE_S = 0.8
     PAUSE_S = 1.0
 
-    def __init__(self) -> None:
-        self._pool: AsyncConnectionPool | None = None
+    def __init__(self, options: str = "") -> None:
+        self._options = options
+        self._connection: psycopg.AsyncConnection | None = None
+        self._turn = asyncio.Lock()
         self._away_until = 0.0
-
-    async def _opened(self) -> AsyncConnectionPool:
-        if self._pool is None:
-            connect = {**connection.get_connection_params(), "autocommit": True}
-            for ours in ("cursor_factory", "context", "server_side_binding"):
-                connect.pop(ours, None)
-            self._pool = AsyncConnectionPool(
-                kwargs=connect,
-                min_size=0,
-                max_size=4,
-                open=False,
-                timeout=self.PATIENCE_S,
-                reconnect_timeout=1,
-            )
-            await self._pool.open(wait=False)
-        return self._pool
 
     async def rows(self, name: str, **parameters: Any) -> list[tuple[Any, ...]]:
         """Run the statement `name`. Raises `StoreUnavailable` when PostgreSQL is away, at once if it just was."""
-        if monotonic() < self._away_until:
-            raise StoreUnavailable("PostgreSQL: away a moment ago")
-        pool = await self._opened()
-        for stale_connections in (3, 2, 1, 0):
+        async with self._turn:
+            if monotonic() < self._away_until:
+                raise StoreUnavailable("PostgreSQL: away a moment ago")
             try:
-                async with asyncio.timeout(self.PATIENCE_S), pool.connection() as opened:
-                    cursor = await opened.execute(sql(name), parameters)
-                    return await cursor.fetchall()
-            except (psycopg.OperationalError, psycopg.InternalError) as error:
-                # After a restart of PostgreSQL each idle connection fails once.
-                if not stale_connections or isinstance(error, PoolTimeout):
-                    raise self._away(error) from error
-            except TimeoutError as error:
-                raise self._away(error) from error
-        raise AssertionError("the loop returns or raises")
+                return await self._ask(sql(name), parameters)
+            except (psycopg.OperationalError, psycopg.InternalError, TimeoutError) as error:
+                self._away_until = monotonic() + self.PAUSE_S
+                raise StoreUnavailable(f"PostgreSQL: {error}") from error
 
-    def _away(self, error: Exception) -> StoreUnavailable:
-        self._away_until = monotonic() + self.PAUSE_S
-        return StoreUnavailable(f"PostgreSQL: {error}")
+    async def _ask(self, statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+        began = monotonic()
+        if self._connection is not None:
+            try:
+                return await self._run(self._connection, statement, parameters)
+            except (psycopg.OperationalError, psycopg.InternalError):
+                await self.close()
+                # After a restart of PostgreSQL the old connection fails once, and at once.
+                if monotonic() - began > self.PATIENCE_S:
+                    raise
+        async with asyncio.timeout(self.PATIENCE_S):
+            self._connection = await psycopg.AsyncConnection.connect(**self._parameters())
+        return await self._run(self._connection, statement, parameters)
+
+    async def _run(
+        self, opened: psycopg.AsyncConnection, statement: str, parameters: dict[str, Any]
+    ) -> list[tuple[Any, ...]]:
+        # Cancelled, psycopg would ask PostgreSQL to stop and wait up to 5 s for that: time ends by hanging up.
+        hang_up = asyncio.get_running_loop().call_later(self.PATIENCE_S, _hang_up, opened)
+        try:
+            cursor = await opened.execute(statement, parameters)
+            return await cursor.fetchall()
+        finally:
+            hang_up.cancel()
+
+    def _parameters(self) -> dict[str, Any]:
+        connect = {**connection.get_connection_params(), "autocommit": True}
+        for ours in ("cursor_factory", "context", "server_side_binding"):
+            connect.pop(ours, None)
+        connect["options"] = f"{connect.get('options', '')} {self._options}"
+        return connect
 
     async def close(self) -> None:
-        """Close the connections."""
-        if self._pool is not None:
-            await self._pool.close()
-            self._pool = None
+        """Close the connection."""
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+
+def _hang_up(opened: psycopg.AsyncConnection) -> None:
+    """Make whoever waits for this connection hear that it is gone."""
+    with socket.socket(fileno=os.dup(opened.fileno())) as line, suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)
 
 
 web_database = WebDatabase()
+#: For what every order needs: nobody's search for products stands before it. All of it is found by primary keys, but
+#: PostgreSQL, as long as it has not counted a table that grows, would rather read it whole.
+order_database = WebDatabase("-c enable_seqscan=off")

@@ -1,23 +1,30 @@
 """Every address of the system. Those under /api and the operational ones are answered by `shop.web.asgi` itself."""
 
+from typing import Any
+
 from django.contrib import admin
 from django.urls import path
 from django.views.generic import RedirectView
 
 from shop.web import documentation, metrics, operations, orders, products
 
+#: Views that `shop.web.asgi` calls with requests of their own kind (`shop.web.http`), not Django's.
+_api: dict[str, Any] = {
+    "api/v1/orders": orders.collection,
+    "api/v1/orders/<uuid:order_id>": orders.detail,
+    "api/v1/orders/<uuid:order_id>/cancel": orders.cancel,
+    "api/v1/products": products.collection,
+    "api/v1/products/<path:sku>/stock-movements": products.stock_movements,
+    "api/v1/products/<path:sku>": products.detail,
+    "api/openapi.json": documentation.openapi_json,
+    "api/docs": documentation.docs,
+    "healthz": operations.healthz,
+    "readyz": operations.readyz,
+    "metrics": metrics.metrics,
+}
+
 urlpatterns = [
+    *(path(route, view) for route, view in _api.items()),
     path("", RedirectView.as_view(url="/api/docs")),
-    path("api/v1/orders", orders.collection),
-    path("api/v1/orders/<uuid:order_id>", orders.detail),
-    path("api/v1/orders/<uuid:order_id>/cancel", orders.cancel),
-    path("api/v1/products", products.collection),
-    path("api/v1/products/<path:sku>/stock-movements", products.stock_movements),
-    path("api/v1/products/<path:sku>", products.detail),
-    path("api/openapi.json", documentation.openapi_json),
-    path("api/docs", documentation.docs),
-    path("healthz", operations.healthz),
-    path("readyz", operations.readyz),
-    path("metrics", metrics.metrics),
     path("admin/", admin.site.urls),
 ]

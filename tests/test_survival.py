@@ -20,8 +20,9 @@ from shop.models import Order as OrderRow
 from shop.models import Product
 from shop.stores import redis_client
 from tests.builders import a_sku, assert_at_rest, free_in_redis, wait_until
-from tests.running import System
+from tests.running import System, frozen
 from workers.embedded import PostgresServer, RedisServer
+from workers.proc import descendants
 
 
 @pytest.fixture
@@ -146,6 +147,22 @@ def test_orders_are_taken_while_postgresql_is_away_and_finished_when_it_is_back(
     assert (ready.status, "PostgreSQL" in ready.body["detail"]) == (503, True)
     assert seen.body["status"] == "confirmed"
     assert_each_confirmed_once(crew, [ended.body["id"], *ids], sku, 100)
+
+
+def test_a_frozen_postgresql_does_not_stop_the_intake_of_orders(
+    crew: System, postgres_server: PostgresServer
+) -> None:
+    sku = a_sku(stock=100)
+    place_many(crew, sku, 1)
+    connection.close()
+
+    answers = []
+    with frozen(postgres_server.pid, *descendants(postgres_server.pid)):
+        for _ in range(5):
+            began = time.monotonic()
+            answers.append((crew.place((sku, 1)).status, time.monotonic() - began < 2))
+
+    assert answers == [(202, True)] * 5
 
 
 def test_without_redis_orders_are_refused_quickly_and_the_same_key_works_later(

@@ -45,7 +45,6 @@ for i = 1, (#ARGV - 5) / 5 do
       call('SET', claim, id, 'EX', ttl)
       call('HSET', record, 'status', 'queued', 'client', ARGV[at + 3], 'fingerprint', fingerprint,
         'document', ARGV[at + 4], 'updated_at', ARGV[1])
-      call('PERSIST', record)
       call('ZADD', KEYS[1], sweep_at, id)
       if KEYS[2] ~= '' then call('LPUSH', KEYS[2], ARGV[at + 5]) end
       waiting = waiting + 1

@@ -6,9 +6,9 @@ requests that arrive while Redis answers share the next round trip (`shop.intake
 """
 
 import asyncio
-import io
 import os
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Any
 
 import django
@@ -19,16 +19,16 @@ django.setup(set_prefix=False)
 import structlog  # noqa: E402 - Django must be set up before anything of the shop is imported
 from django.conf import settings  # noqa: E402
 from django.core.exceptions import TooManyFieldsSent  # noqa: E402
-from django.core.handlers.asgi import ASGIHandler, ASGIRequest  # noqa: E402
-from django.http import HttpResponse  # noqa: E402
-from django.urls import Resolver404, get_resolver  # noqa: E402
+from django.core.handlers.asgi import ASGIHandler  # noqa: E402
+from django.urls import Resolver404, ResolverMatch, get_resolver  # noqa: E402
 
-from shop import queue, results, storage_check  # noqa: E402
-from shop.stores import StoreUnavailable, web_database, web_redis  # noqa: E402
+from shop import intake, queue, results, storage_check  # noqa: E402
+from shop.stores import StoreUnavailable, order_database, web_database, web_redis  # noqa: E402
 from shop.web import metrics  # noqa: E402
+from shop.web.http import Answer, Request  # noqa: E402
 from shop.web.parsing import request_id  # noqa: E402
 from shop.web.problems import Kind, Problem  # noqa: E402
-from shop.web.problems import response as problem_response  # noqa: E402
+from shop.web.problems import response as problem_answer  # noqa: E402
 
 log = structlog.get_logger()
 
@@ -46,53 +46,58 @@ class Disconnected(Exception):
 
 async def api(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one API request."""
-    identity = _identity(scope)
-    structlog.contextvars.bind_contextvars(request_id=identity)
+    request = Request(scope)
+    identity = request_id(request.header(b"x-request-id"))
+    structlog.contextvars.bind_contextvars(request_id=identity)  # for as long as this request's task lives
     try:
-        response = await _answer(scope, receive)
+        answer = await _answer(request, receive)
     except Disconnected:
         return
-    finally:
-        structlog.contextvars.clear_contextvars()
-    response.headers["X-Request-ID"] = identity
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers.setdefault("Cache-Control", "no-store")
-    metrics.count_request(scope["method"], response.status_code)
-    await _send(response, send, with_body=scope["method"] != "HEAD")
+    answer.headers["X-Request-ID"] = identity
+    answer.headers["X-Content-Type-Options"] = "nosniff"
+    answer.headers.setdefault("Cache-Control", "no-store")
+    metrics.count_request(request.method, answer.status_code)
+    await _send(answer, send, with_body=request.method != "HEAD")
 
 
-async def _answer(scope: Scope, receive: Receive) -> HttpResponse:
+async def _answer(request: Request, receive: Receive) -> Answer:
     try:
-        body = await _body(scope, receive)
-        request = ASGIRequest(scope, io.BytesIO(body))
-        found = get_resolver().resolve(request.path_info)
-        response: HttpResponse = await found.func(request, *found.args, **found.kwargs)
-        return response
+        request.body = await _body(request, receive)
+        found = _resolved(request.path)
+        answer: Answer = await found.func(request, *found.args, **found.kwargs)
+        return answer
     except Problem as problem:
-        return problem_response(problem)
+        return problem_answer(problem)
     except TooManyFieldsSent:
-        return problem_response(Problem(kind=Kind.INVALID_REQUEST, detail="Too many query parameters."))
+        return problem_answer(Problem(kind=Kind.INVALID_REQUEST, detail="Too many query parameters."))
     except Resolver404:
-        return problem_response(Problem(kind=Kind.NOT_FOUND))
-    except StoreUnavailable as away:
-        log.warning("store unavailable", reason=str(away))
-        return problem_response(Problem(kind=Kind.UNAVAILABLE))
+        return problem_answer(Problem(kind=Kind.NOT_FOUND))
+    except (StoreUnavailable, TimeoutError) as away:
+        log.warning("store unavailable", reason=str(away) or "no answer in time")
+        return problem_answer(Problem(kind=Kind.UNAVAILABLE))
     except Disconnected:
         raise
     except Exception:
-        log.exception("unexpected error", path=scope["path"])
-        return problem_response(Problem(kind=Kind.INTERNAL_ERROR))
+        log.exception("unexpected error", path=request.path)
+        return problem_answer(Problem(kind=Kind.INTERNAL_ERROR))
+
+
+@lru_cache(maxsize=1024)
+def _resolved(path: str) -> ResolverMatch:
+    return get_resolver().resolve(path)
 
 
 #: A client that is still sending does not read: a body that is too large is taken in, and thrown away, up to this size
 #: before the answer says so. Beyond it the connection breaks.
 DISCARD_BYTES = 16 * 1_048_576
+_MAX_BODY_BYTES: int = settings.MAX_BODY_BYTES
 
 
-async def _body(scope: Scope, receive: Receive) -> bytes:
+async def _body(request: Request, receive: Receive) -> bytes:
     """The whole body. Raises `Problem` for one of more than `MAX_BODY_BYTES`, which is not kept in memory."""
-    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    if declared.isdigit() and int(declared) > DISCARD_BYTES:
+    length = request.header(b"content-length")
+    declared = int(length) if length.isdigit() else 0
+    if declared > DISCARD_BYTES:
         raise Problem(kind=Kind.PAYLOAD_TOO_LARGE)
     body, size, more = b"", 0, True
     while more:
@@ -101,19 +106,22 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
             raise Disconnected
         chunk = message.get("body", b"")
         size += len(chunk)
-        body = body + chunk if size <= settings.MAX_BODY_BYTES else b""
-        more = message.get("more_body", False) and size <= DISCARD_BYTES
-    if size > settings.MAX_BODY_BYTES:
+        body = body + chunk if size <= _MAX_BODY_BYTES else b""
+        # granian tells the end of a body in a message of its own: nobody who has all of it need wait for that.
+        more = message.get("more_body", False) and size != declared and size <= DISCARD_BYTES
+    if size > _MAX_BODY_BYTES:
         raise Problem(kind=Kind.PAYLOAD_TOO_LARGE)
     return body
 
 
-async def _send(response: HttpResponse, send: Send, *, with_body: bool) -> None:
-    body = response.content
-    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
-    if response.status_code != 304:
-        headers.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+async def _send(answer: Answer, send: Send, *, with_body: bool) -> None:
+    body = answer.content
+    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
+    if body:
+        headers.append((b"content-type", answer.content_type.encode()))
+    if answer.status_code != 304:
+        headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
     await send({"type": "http.response.body", "body": body if with_body else b""})
 
 
@@ -125,16 +133,13 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             await asyncio.to_thread(storage_check.warn_about_redis)
             await send({"type": "lifespan.startup.complete"})
         else:
-            await results.settlements.close()
+            await results.close()
+            await intake.close()
             await web_database.close()
+            await order_database.close()
             await web_redis().aclose()
             await send({"type": "lifespan.shutdown.complete"})
             return
-
-
-def _identity(scope: Scope) -> str:
-    sent_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    return request_id(sent_id.decode("latin-1") or None)
 
 
 _django: Any = ASGIHandler()
@@ -142,7 +147,7 @@ _django: Any = ASGIHandler()
 
 async def pages(scope: Scope, receive: Receive, send: Send) -> None:
     """Let Django answer, and say which request it was."""
-    identity = _identity(scope).encode()
+    identity = request_id(Request(scope).header(b"x-request-id")).encode()
 
     async def send_with_id(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":

@@ -8,7 +8,6 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 from django.utils.html import escape, format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
@@ -16,6 +15,7 @@ from django.utils.safestring import SafeString, mark_safe
 from shop.domain import QUANTITY_MAX, SKU_MAX_LENGTH, Status
 from shop.web import openapi, parsing
 from shop.web.endpoints import OPERATIONS, SCOPES
+from shop.web.http import Answer, Request
 from shop.web.problems import Kind, require_method
 
 Json = dict[str, Any]
@@ -40,18 +40,17 @@ LIFE: Final = {
 }
 
 
-async def openapi_json(request: HttpRequest) -> HttpResponse:
+async def openapi_json(request: Request) -> Answer:
     """`GET /api/openapi.json`"""
     require_method(request.method, "GET", "HEAD")
-    return HttpResponse(
-        _document_bytes(), content_type="application/json", headers={"Cache-Control": "no-cache"}
-    )
+    return Answer(_document_bytes(), headers={"Cache-Control": "no-cache"})
 
 
-async def docs(request: HttpRequest) -> HttpResponse:
+async def docs(request: Request) -> Answer:
     """`GET /api/docs`"""
     require_method(request.method, "GET", "HEAD")
-    return HttpResponse(_page(), headers={"Cache-Control": "no-cache", "Content-Security-Policy": _POLICY})
+    headers = {"Cache-Control": "no-cache", "Content-Security-Policy": _POLICY}
+    return Answer(_page().encode(), content_type="text/html; charset=utf-8", headers=headers)
 
 
 @cache

@@ -1,11 +1,13 @@
 """What Prometheus may ask: counts of this process, and the state of the queue."""
 
-from django.http import HttpRequest, HttpResponse
+from functools import cache
+
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
 from shop import keys
 from shop.intake import Intake
 from shop.stores import StoreUnavailable, store_faults, web_redis
+from shop.web.http import Answer, Request
 from shop.web.problems import require_method
 
 registry = CollectorRegistry()
@@ -21,18 +23,30 @@ _queue = Gauge("reserva_queue_messages", "Messages of orders waiting for a worke
 _reservations = Gauge("reserva_open_reservations", "Reservations not settled yet.", registry=registry)
 
 
+_METHODS = {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+
 def count_request(method: str, status: int) -> None:
     """Count an answered request."""
-    known = method if method in {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"} else "other"
-    _requests.labels(known, str(status)).inc()
+    _of_requests(method if method in _METHODS else "other", status).inc()
 
 
 def count_intake(answer: Intake) -> None:
     """Count what became of an order that was posted."""
-    _intake.labels(type(answer).__name__.lower()).inc()
+    _of_intake(type(answer).__name__).inc()
 
 
-async def metrics(request: HttpRequest) -> HttpResponse:
+@cache
+def _of_requests(method: str, status: int) -> Counter:
+    return _requests.labels(method, str(status))
+
+
+@cache
+def _of_intake(outcome: str) -> Counter:
+    return _intake.labels(outcome.lower())
+
+
+async def metrics(request: Request) -> Answer:
     """`GET /metrics`"""
     require_method(request.method, "GET", "HEAD")
     try:
@@ -48,4 +62,4 @@ async def metrics(request: HttpRequest) -> HttpResponse:
         _up.set(1)
     except StoreUnavailable:
         _up.set(0)
-    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+    return Answer(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

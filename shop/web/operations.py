@@ -1,9 +1,9 @@
 """Whether the system is alive and ready."""
 
 import msgspec
-from django.http import HttpRequest, HttpResponse
 
 from shop.stores import StoreUnavailable, store_faults, web_database, web_redis
+from shop.web.http import Answer, Request
 from shop.web.problems import Kind, Problem, require_method
 from shop.web.schemas import Health
 
@@ -11,17 +11,17 @@ from shop.web.schemas import Health
 _WORKERS = "heartbeat:worker:*"
 
 
-def _ok() -> HttpResponse:
-    return HttpResponse(msgspec.json.encode(Health()), content_type="application/json")
+def _ok() -> Answer:
+    return Answer(msgspec.json.encode(Health()))
 
 
-async def healthz(request: HttpRequest) -> HttpResponse:
+async def healthz(request: Request) -> Answer:
     """`GET /healthz`: this process answers."""
     require_method(request.method, "GET", "HEAD")
     return _ok()
 
 
-async def readyz(request: HttpRequest) -> HttpResponse:
+async def readyz(request: Request) -> Answer:
     """`GET /readyz`: Redis, PostgreSQL and a worker are there; 503 names what is not."""
     require_method(request.method, "GET", "HEAD")
     missing = await _missing()

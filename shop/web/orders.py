@@ -9,22 +9,22 @@ from functools import partial
 
 import msgspec
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
 
 from shop import intake, results
 from shop.cancellation import Cancellation, request_cancel
 from shop.domain import Line, Status
-from shop.intake import Accepted, OrderIntake, QueueFull, RateLimited, Replayed, Reused
+from shop.intake import Accepted, QueueFull, RateLimited, Replayed, Reused
 from shop.results import OrderState
-from shop.stores import StoreUnavailable
 from shop.web import metrics
-from shop.web.access import require, sent
+from shop.web.access import require
+from shop.web.http import Answer, Request
 from shop.web.parsing import parse_idempotency_key, parse_order, parse_prefer_wait
 from shop.web.problems import Kind, Problem, require_method
 from shop.web.schemas import OrderAnswer, OrderLine
 
 _json = msgspec.json.Encoder()
-_intake = OrderIntake()
+
+_MAX_LINES: int = settings.MAX_ORDER_LINES
 
 #: When a client should look again for an order that is queued, in seconds.
 RETRY_AFTER = "1"
@@ -32,22 +32,13 @@ RETRY_AFTER = "1"
 PATIENCE_S = 1.8
 
 
-async def collection(request: HttpRequest) -> HttpResponse:
+async def collection(request: Request) -> Answer:
     """`POST /api/v1/orders`"""
     require_method(request.method, "POST")
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            return await _place(request)
-    except TimeoutError:
-        raise StoreUnavailable("no answer in time") from None
-
-
-async def _place(request: HttpRequest) -> HttpResponse:
-    client = await require(request, "orders")
-    key = parse_idempotency_key(sent(request, "Idempotency-Key"))
-    asked = parse_order(
-        request.body, request.headers.get("Content-Type", ""), max_lines=settings.MAX_ORDER_LINES
-    )
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    client = await require(request, "orders", deadline)
+    key = parse_idempotency_key(request.sent(b"idempotency-key"))
+    asked = parse_order(request.body, request.header(b"content-type"), max_lines=_MAX_LINES)
     order = intake.new_order(
         client=client.name,
         key=key,
@@ -56,7 +47,7 @@ async def _place(request: HttpRequest) -> HttpResponse:
         reference=asked.reference,
         now_ms=int(time.time() * 1000),
     )
-    answer = await _intake.accept(order, key)
+    answer = await intake.accept(order, key, deadline)
     metrics.count_intake(answer)
     match answer:
         case Accepted():
@@ -65,7 +56,8 @@ async def _place(request: HttpRequest) -> HttpResponse:
             )
             return _accepted(state)
         case Replayed(known):
-            found = await results.find(known, client.name)
+            async with asyncio.timeout_at(deadline):
+                found = await results.find(known, client.name)
             if found is None:
                 raise Problem(kind=Kind.UNAVAILABLE)  # between its two homes: there the next time
             return _accepted(found, {"Idempotency-Replayed": "true"})
@@ -77,11 +69,11 @@ async def _place(request: HttpRequest) -> HttpResponse:
             raise Problem(kind=Kind.QUEUE_FULL)
 
 
-async def detail(request: HttpRequest, order_id: uuid.UUID) -> HttpResponse:
+async def detail(request: Request, order_id: uuid.UUID) -> Answer:
     """`GET /api/v1/orders/{id}`"""
     require_method(request.method, "GET", "HEAD")
     client = await require(request, "orders")
-    seconds = parse_prefer_wait(sent(request, "Prefer"))
+    seconds = parse_prefer_wait(request.sent(b"prefer"))
     find = results.find if seconds is None else partial(results.wait, seconds=seconds)
     state = await find(str(order_id), client.name)
     if state is None:
@@ -90,7 +82,7 @@ async def detail(request: HttpRequest, order_id: uuid.UUID) -> HttpResponse:
     return _present(request, state, headers)
 
 
-async def cancel(request: HttpRequest, order_id: uuid.UUID) -> HttpResponse:
+async def cancel(request: Request, order_id: uuid.UUID) -> Answer:
     """`POST /api/v1/orders/{id}/cancel`"""
     require_method(request.method, "POST")
     client = await require(request, "orders")
@@ -105,26 +97,22 @@ async def cancel(request: HttpRequest, order_id: uuid.UUID) -> HttpResponse:
     return _accepted(state)
 
 
-def _accepted(state: OrderState, headers: dict[str, str] | None = None) -> HttpResponse:
+def _accepted(state: OrderState, headers: dict[str, str] | None = None) -> Answer:
     answer = _answer(state)
-    return HttpResponse(
-        _json.encode(answer),
-        status=202,
-        content_type="application/json",
-        headers={"Location": answer.href, "Retry-After": RETRY_AFTER, **(headers or {})},
-    )
+    headers = {"Location": answer.href, "Retry-After": RETRY_AFTER, **(headers or {})}
+    return Answer(_json.encode(answer), 202, headers=headers)
 
 
-def _present(request: HttpRequest, state: OrderState, headers: dict[str, str]) -> HttpResponse:
+def _present(request: Request, state: OrderState, headers: dict[str, str]) -> Answer:
     body = _json.encode(_answer(state))
     if state.status is Status.QUEUED:
         headers["Retry-After"] = RETRY_AFTER
-        return HttpResponse(body, content_type="application/json", headers=headers)
+        return Answer(body, headers=headers)
     tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
     headers |= {"ETag": tag, "Cache-Control": "private, no-cache"}
-    if _matches(request.headers.get("If-None-Match", ""), tag):
-        return HttpResponse(status=304, headers=headers)
-    return HttpResponse(body, content_type="application/json", headers=headers)
+    if _matches(request.header(b"if-none-match"), tag):
+        return Answer(status_code=304, headers=headers)
+    return Answer(body, headers=headers)
 
 
 def _matches(sent_tags: str, tag: str) -> bool:

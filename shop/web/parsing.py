@@ -2,8 +2,8 @@
 
 import base64
 import json
+import random
 import re
-import uuid
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
@@ -230,4 +230,4 @@ def _bad_parameter(detail: str) -> Problem:
 
 def request_id(value: str | None) -> str:
     """The caller's id for its request if it is sane (1 to 128 of `A-Z a-z 0-9 . _ : -`), else a new one."""
-    return value if value and _REQUEST_ID.fullmatch(value) else uuid.uuid4().hex
+    return value if value and _REQUEST_ID.fullmatch(value) else f"{random.getrandbits(128):032x}"

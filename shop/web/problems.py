@@ -6,9 +6,9 @@ from types import MappingProxyType
 from typing import Final
 
 import msgspec
-from django.http import HttpResponse
 from msgspec import UNSET
 
+from shop.web.http import Answer
 from shop.web.schemas import FieldError, ProblemDocument
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -124,7 +124,7 @@ class Problem(Exception):
         super().__init__(f"{kind.slug}: {self.detail}")
 
 
-def response(problem: Problem) -> HttpResponse:
+def response(problem: Problem) -> Answer:
     """The answer to a request that met a problem; equal problems give equal bytes."""
     document = ProblemDocument(
         type=problem.kind.slug,
@@ -133,8 +133,8 @@ def response(problem: Problem) -> HttpResponse:
         detail=problem.detail,
         errors=list(problem.errors) or UNSET,
     )
-    return HttpResponse(
-        _json.encode(document), status=problem.kind.status, content_type=MEDIA_TYPE, headers=problem.headers
+    return Answer(
+        _json.encode(document), problem.kind.status, content_type=MEDIA_TYPE, headers=problem.headers
     )
 
 

@@ -9,13 +9,13 @@ from urllib.parse import urlencode
 
 import msgspec
 from django.db import connection
-from django.http import HttpRequest, HttpResponse
 
 from shop import keys, movements
 from shop.intake import derived_id
 from shop.movements import Insufficient, KeyReused, Movement, UnknownSku
 from shop.stores import StoreUnavailable, store_faults, web_database, web_redis, web_thread_redis
-from shop.web.access import require, sent
+from shop.web.access import require
+from shop.web.http import Answer, Request
 from shop.web.parsing import (
     cursor_after,
     parse_cursor,
@@ -34,13 +34,13 @@ _PATH = "/api/v1/products"
 _NUMBER = re.compile(r"-?[0-9]{1,15}")
 
 
-async def collection(request: HttpRequest) -> HttpResponse:
+async def collection(request: Request) -> Answer:
     """`GET /api/v1/products`"""
     require_method(request.method, "GET", "HEAD")
     await require(request, None)
-    limit = parse_limit(request.GET.get("limit"))
-    search = parse_search(request.GET.get("q"))
-    after = parse_cursor(request.GET.get("cursor")) or ""
+    limit = parse_limit(request.query.get("limit"))
+    search = parse_search(request.query.get("q"))
+    after = parse_cursor(request.query.get("cursor")) or ""
     pattern = "%" + search.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
     found = await web_database.rows("products", after=after, pattern=pattern, limit=limit + 1)
     items = await _answers(found[:limit])
@@ -51,7 +51,7 @@ async def collection(request: HttpRequest) -> HttpResponse:
     return _answered(ProductPage(items=items, next=following))
 
 
-async def detail(request: HttpRequest, sku: str) -> HttpResponse:
+async def detail(request: Request, sku: str) -> Answer:
     """`GET /api/v1/products/{sku}`"""
     require_method(request.method, "GET", "HEAD")
     await require(request, None)
@@ -63,12 +63,12 @@ async def detail(request: HttpRequest, sku: str) -> HttpResponse:
     return _answered((await _answers(found))[0])
 
 
-async def stock_movements(request: HttpRequest, sku: str) -> HttpResponse:
+async def stock_movements(request: Request, sku: str) -> Answer:
     """`POST /api/v1/products/{sku}/stock-movements`"""
     require_method(request.method, "POST")
     client = await require(request, "stock")
-    key = parse_idempotency_key(sent(request, "Idempotency-Key"))
-    asked = parse_stock_movement(request.body, request.headers.get("Content-Type", ""))
+    key = parse_idempotency_key(request.sent(b"idempotency-key"))
+    asked = parse_stock_movement(request.body, request.header(b"content-type"))
     if "\0" in sku:
         raise Problem(kind=Kind.NOT_FOUND)
     outcome = await _in_thread(
@@ -94,7 +94,7 @@ async def stock_movements(request: HttpRequest, sku: str) -> HttpResponse:
             )
 
 
-def _moved(movement: Movement) -> HttpResponse:
+def _moved(movement: Movement) -> Answer:
     answer = StockMovementAnswer(
         id=movement.id,
         sku=movement.sku,
@@ -104,7 +104,7 @@ def _moved(movement: Movement) -> HttpResponse:
         available=movement.available,
     )
     headers = {} if movement.fresh else {"Idempotency-Replayed": "true"}
-    return HttpResponse(_json.encode(answer), status=201, content_type="application/json", headers=headers)
+    return Answer(_json.encode(answer), 201, headers=headers)
 
 
 async def _answers(found: list[tuple[Any, ...]]) -> list[ProductAnswer]:
@@ -131,8 +131,8 @@ def _product(sku: str, name: str, price: Decimal, available: int) -> ProductAnsw
     return ProductAnswer(sku=sku, name=name, price=price_text(price), available=available)
 
 
-def _answered(answer: msgspec.Struct) -> HttpResponse:
-    return HttpResponse(_json.encode(answer), content_type="application/json")
+def _answered(answer: msgspec.Struct) -> Answer:
+    return Answer(_json.encode(answer))
 
 
 async def _in_thread(work: Callable[[], _Result]) -> _Result:

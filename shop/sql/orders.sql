@@ -1,5 +1,5 @@
--- An ended order of one client, with its lines as one JSON array.
+-- Those of these orders that have ended, each with its lines as one JSON array.
 SELECT o.id::text, o.client, o.status, o.customer, o.reference, o.fingerprint, o.reason, o.accepted_at, o.updated_at,
        (SELECT json_agg(json_build_array(l.sku, l.quantity) ORDER BY l.position)
         FROM shop_orderline AS l WHERE l.order_id = o.id) AS lines
-FROM shop_order AS o WHERE o.id = %(id)s::uuid
+FROM shop_order AS o WHERE o.id = ANY(%(ids)s::uuid[])

@@ -1,0 +1,309 @@
+"""How the web tier reads and writes its stores: together where requests wait together, and through faults."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+from django.db import connection
+
+from shop import intake, keys, results, scripts, stores
+from shop.domain import Order, Status
+from shop.results import OrderState, Settlements
+from shop.stores import RedisLine, StoreUnavailable, WebDatabase
+from tests.builders import accepted, an_order, wait_until
+from tests.running import frozen
+from workers.embedded import PostgresServer, RedisServer
+from workers.proc import descendants
+
+
+def in_a_web_process(story: Callable[[], Awaitable[Any]]) -> Any:
+    """Run a story as a web process would, within 20 s, and leave no connection open."""
+
+    async def told() -> Any:
+        try:
+            async with asyncio.timeout(20):
+                return await story()
+        finally:
+            await results.close()
+            await intake.close()
+            await stores.order_database.close()
+
+    return asyncio.run(told())
+
+
+def all_of(server: PostgresServer) -> list[int]:
+    """Every process of the server."""
+    return [server.pid, *descendants(server.pid)]
+
+
+def script_calls(client: "redis.Redis") -> int:
+    """How many scripts Redis has run."""
+    return int(client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
+
+
+@contextmanager
+def statements_counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The statements that PostgreSQL is asked for orders."""
+    asked: list[str] = []
+    rows = WebDatabase.rows
+
+    async def counted(self: WebDatabase, name: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        asked.append(name)
+        return await rows(self, name, **parameters)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(WebDatabase, "rows", counted)
+        yield asked
+
+
+def settled(order: Order) -> tuple[list[str], list[Any]]:
+    """Names and arguments with which `settle.lua` publishes that the order was confirmed."""
+    names = [keys.RESERVATIONS, keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.SETTLED_CHANNEL]
+    return names, [keys.DAY_S, 1, order.id, Status.CONFIRMED.value, 1_000, "", "", "0"]
+
+
+# --- sharing ----------------------------------------------------------------------------------------------
+
+
+def test_orders_that_arrive_together_are_accepted_in_one_round_trip_to_each_store(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = [an_order(("A", 1)) for _ in range(64)]
+
+    async def story() -> list[intake.Intake]:
+        deadline = asyncio.get_running_loop().time() + 10
+        first = await intake.accept(an_order(("A", 1)), "warms up", deadline)
+        assert isinstance(first, intake.Accepted)
+        before = script_calls(client)
+        with statements_counted(monkeypatch) as asked:
+            answers = await asyncio.gather(*(intake.accept(order, order.id, deadline) for order in orders))
+        assert asked == ["fingerprints"]
+        assert script_calls(client) - before == 1
+        return answers
+
+    assert in_a_web_process(story) == [intake.Accepted(order.id) for order in orders]
+    assert client.llen(keys.ORDER_QUEUE) == client.zcard(keys.OPEN_ORDERS) == 65
+
+
+def test_polls_that_wait_together_share_one_round_trip_to_each_store(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = accepted(client, *(an_order(("A", 1)) for _ in range(100)))
+
+    async def story() -> list[OrderState | None]:
+        await results.find(orders[0].id, "shop")
+        before = script_calls(client)
+        with statements_counted(monkeypatch) as asked:
+            found = await asyncio.gather(*(results.find(order.id, "shop") for order in orders))
+        assert asked == ["orders"]
+        assert script_calls(client) - before == 1
+        return found
+
+    found = in_a_web_process(story)
+
+    assert [state.order for state in found] == orders
+    assert {state.status for state in found} == {Status.QUEUED}
+
+
+def test_of_many_who_poll_together_each_gets_his_own_answer(client: "redis.Redis") -> None:
+    mine, theirs = accepted(client, an_order(("A", 1)), an_order(("B", 2), client="another"))
+
+    async def story() -> list[OrderState | None]:
+        polls = [(mine.id, "shop"), (theirs.id, "shop"), (str(uuid.uuid4()), "shop"), (theirs.id, "another")]
+        return await asyncio.gather(*(results.find(*poll) for poll in polls))
+
+    found = in_a_web_process(story)
+
+    assert [state and state.order for state in found] == [mine, None, None, theirs]
+
+
+def test_a_record_that_somebody_broke_breaks_nobody_else_s_poll(client: "redis.Redis") -> None:
+    broken, strange, sound = accepted(client, *(an_order(("A", 1)) for _ in range(3)))
+    client.hset(keys.order(broken.id), "document", "no JSON")
+    client.delete(keys.order(strange.id))
+    client.set(keys.order(strange.id), "no record")
+
+    async def story() -> list[Any]:
+        polls = (results.find(order.id, "shop") for order in (broken, sound, strange, sound))
+        return await asyncio.gather(*polls, return_exceptions=True)
+
+    found = in_a_web_process(story)
+
+    assert [found[1].order, found[3].order] == [sound, sound]
+    assert [isinstance(answer, Exception) for answer in found] == [True, False, True, False]
+
+
+# --- faults -----------------------------------------------------------------------------------------------
+
+
+def test_a_frozen_postgresql_is_given_up_soon_and_then_left_alone_for_a_while(
+    client: "redis.Redis", postgres_server: PostgresServer
+) -> None:
+    database = WebDatabase()
+
+    async def given_up() -> float:
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await database.rows("count_products")
+        return time.monotonic() - began
+
+    async def story() -> None:
+        await database.rows("count_products")
+        with frozen(*all_of(postgres_server)):
+            assert WebDatabase.PATIENCE_S <= await given_up() < WebDatabase.PATIENCE_S + 0.5
+            assert await given_up() < 0.1
+        await asyncio.to_thread(wait_until, lambda: time.monotonic() > database._away_until)
+        assert await database.rows("count_products")
+        await database.close()
+
+    connection.close()
+    in_a_web_process(story)
+
+
+def test_without_hanging_up_a_frozen_postgresql_keeps_orders_waiting(
+    client: "redis.Redis", postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "_hang_up", lambda _: None)
+
+    async def story() -> None:
+        database = WebDatabase()
+        await database.rows("count_products")
+        with frozen(*all_of(postgres_server)):
+            asking = asyncio.create_task(database.rows("count_products"))
+            done, _ = await asyncio.wait({asking}, timeout=2)
+        assert not done
+        assert await asking
+        await database.close()
+
+    connection.close()
+    in_a_web_process(story)
+
+
+@pytest.mark.parametrize("what", ["restarted", "told to forget its scripts"])
+def test_a_line_to_redis_survives_what_happens_to_redis(
+    client: "redis.Redis", redis_server: RedisServer, what: str
+) -> None:
+    (order,) = accepted(client, an_order(("A", 1)))
+    line = RedisLine()
+
+    async def read() -> str:
+        ((document, *_),) = await scripts.run_async(line, "read", [keys.order(order.id)], [])
+        return str(document)
+
+    async def story() -> tuple[str, str]:
+        before = await read()
+        if what == "restarted":
+            redis_server.stop()
+            redis_server.start()
+        else:
+            client.script_flush()
+        after = await read()
+        await line.close()
+        return before, after
+
+    before, after = in_a_web_process(story)
+
+    assert before == after
+    assert order.id in before
+
+
+def test_a_frozen_redis_is_given_up_and_what_it_answers_later_is_nobody_s_reply(
+    client: "redis.Redis", redis_server: RedisServer
+) -> None:
+    mine, other = accepted(client, an_order(("A", 1)), an_order(("B", 1)))
+
+    async def story() -> OrderState | None:
+        assert await results.find(mine.id, "shop")
+        with frozen(redis_server.pid), pytest.raises(StoreUnavailable):
+            await results.find(mine.id, "shop")
+        return await results.find(other.id, "shop")
+
+    assert in_a_web_process(story).order == other
+
+
+# --- waiting for a result ---------------------------------------------------------------------------------
+
+
+def test_whoever_waits_hears_of_what_was_settled_while_nobody_listened(client: "redis.Redis") -> None:
+    (order,) = accepted(client, an_order(("A", 1)))
+
+    async def story() -> tuple[OrderState | None, float]:
+        waiting = asyncio.create_task(results.wait(order.id, "shop", 4))
+        await asyncio.to_thread(wait_until, lambda: client.pubsub_numsub(keys.SETTLED_CHANNEL)[0][1])
+        began = time.monotonic()
+        # The line is cut and the order settled in one step: nobody can have heard of it.
+        cut = client.pipeline(transaction=True)
+        cut.client_kill_filter(_type="pubsub")
+        names, arguments = settled(order)
+        cut.eval(scripts.text("settle"), len(names), *names, *arguments)
+        cut.execute()
+        return await waiting, time.monotonic() - began
+
+    state, took_s = in_a_web_process(story)
+
+    assert state.status is Status.CONFIRMED
+    assert took_s < 3
+
+
+def test_without_looking_again_it_would_wait_to_the_end(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Settlements, "_wake_all", lambda _: None)
+
+    with pytest.raises(AssertionError):
+        test_whoever_waits_hears_of_what_was_settled_while_nobody_listened(client)
+
+
+def test_a_listener_that_hears_no_sign_of_life_begins_anew(
+    client: "redis.Redis", redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Settlements, "SILENCE_S", 0.1)
+
+    async def story() -> None:
+        settlements = Settlements()
+        async with settlements.watch("an order") as changed:
+            with frozen(redis_server.pid):
+                await asyncio.to_thread(wait_until, lambda: not settlements._subscribed.is_set())
+            await changed
+        await settlements.close()
+
+    in_a_web_process(story)
+
+
+def test_an_order_settled_between_the_look_and_the_wait_wakes_whoever_waits(client: "redis.Redis") -> None:
+    (order,) = accepted(client, an_order(("A", 1)))
+
+    async def story() -> None:
+        async with results.settlements.watch(order.id) as changed:
+            state = await results.find(order.id, "shop")
+            assert state is not None
+            scripts.run(client, "settle", *settled(order))
+            await changed
+
+    in_a_web_process(story)
+
+
+def test_a_thousand_who_wait_for_one_order_look_together(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (order,) = accepted(client, an_order(("A", 1)))
+
+    async def story() -> tuple[list[OrderState | None], int]:
+        waiting = [asyncio.create_task(results.wait(order.id, "shop", 15)) for _ in range(1000)]
+        watching = results.settlements._waiting
+        await asyncio.to_thread(wait_until, lambda: len(watching.get(order.id, ())) == 1000)
+        await results.find(order.id, "shop")
+        before = script_calls(client)
+        scripts.run(client, "settle", *settled(order))
+        states = await asyncio.gather(*waiting)
+        return states, script_calls(client) - before
+
+    states, calls = in_a_web_process(story)
+
+    assert {state.status for state in states} == {Status.CONFIRMED}
+    assert calls < 10
