@@ -122,7 +122,7 @@ def _from_row(row: tuple[Any, ...]) -> OrderState:
 
 
 def _ms(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
+    return round(moment.timestamp() * 1000)
 
 
 class Settlements:
@@ -197,10 +197,11 @@ class Settlements:
 
     async def close(self) -> None:
         """Stop listening."""
-        if self._listener is not None:
+        while self._listener is not None and not self._listener.done():
+            # More than once: redis-py may be cancelled as its own time-out ends, and then goes on as if nothing was.
             self._listener.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._listener
+            await asyncio.wait({self._listener}, timeout=0.2)
+        self._subscribed = asyncio.Event()
 
 
 settlements = Settlements()

@@ -66,6 +66,8 @@ app.conf.update(
         # Look for messages of killed workers every second (kombu's default cadence finds them after 100).
         "unacked_restore_interval": 1,
         "unacked_restore_throttle": 1,
+        # A worker killed while it looks keeps all others from looking for so long (kombu's default: 5 minutes).
+        "unacked_mutex_expire": 5,
         # kombu sets no time-out by itself: publishing to a frozen Redis would hang for ever.
         "socket_timeout": 5,
         "socket_connect_timeout": 2,

@@ -72,15 +72,29 @@ def run_batch(task_name: str, bodies: Sequence[bytes]) -> list[Outcome]:
     """In the pool's process: call the task's `batch`."""
     task: Any = current_app.tasks[task_name]
     outcomes: list[Outcome] = task.batch(bodies)
+    if len(outcomes) != len(bodies):
+        raise ValueError(f"{task_name} answered {len(outcomes)} of {len(bodies)} messages")
     return outcomes
 
 
 def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
     """What Celery calls for each task when a consumer starts; returns what handles its messages."""
     alone = celery_strategy.default(task, app, consumer)
-    if consumer.hub is None or not isinstance(consumer.connection.transport, Transport):
+    # Of Celery's pools, prefork alone answers in the loop's thread, reports what a job raised, and has time limits.
+    is_prefork = consumer.pool.uses_semaphore
+    if consumer.hub is None or not is_prefork or not isinstance(consumer.connection.transport, Transport):
         return alone
     return Line(task, app, consumer, alone).receive
+
+
+def _keep_once_written(job: Any) -> None:
+    """Let a shutdown discard a job only while its process has nothing of it.
+
+    Celery's pool discards what it has not yet heard to be started, though it may be done: then it would be done twice, and
+    its process waits half a minute for somebody to take the result (billiard's `_ensure_messages_consumed`).
+    """
+    discard = job.discard
+    job.discard = lambda: None if job._write_to else discard()
 
 
 class Events:
@@ -98,7 +112,8 @@ class Events:
 
     def tell(self, kind: str, request: Any, **fields: Any) -> None:
         """Report a task's change of state, if anybody wants to know."""
-        if self._dispatcher and self._dispatcher.enabled and request.task.send_events:
+        sender = self._dispatcher
+        if sender and sender.enabled and "task" in (sender.groups or ["task"]) and request.task.send_events:
             event = {"type": kind, "uuid": request.id, "timestamp": time.time(), **self._common, **fields}
             event["clock"] = self._dispatcher.clock.forward()
             self._dispatcher._group_buffer["task"].append(event)
@@ -156,7 +171,10 @@ class Line:
             return self._receive_alone(message, body, ack, reject, callbacks, **options)
         try:
             arguments = msgspec.json.decode(message.body)
-        except msgspec.DecodeError:
+            _, _, embedded = arguments
+        except (msgspec.DecodeError, ValueError, TypeError):
+            embedded = {"it": "is no message of protocol 2"}
+        if any((embedded or {}).values()):
             return self._receive_alone(message, body, ack, reject, callbacks, **options)
         request = self._request(
             message,
@@ -212,6 +230,8 @@ class Line:
         self._is_scheduled = False
         if self._consumer.connection is not self._connection:
             # Messages of a connection that is gone come again; they can't be acknowledged here.
+            for request in self._waiting:
+                state.active_requests.discard(request)
             self._waiting.clear()
         batch = self._next_batch()
         if batch and not self._is_working:
@@ -222,16 +242,18 @@ class Line:
     def _next_batch(self) -> list[Any]:
         batch: list[Any] = []
         size = 0
-        while self._waiting and len(batch) < BATCH_MESSAGES and size < BATCH_BYTES:
+        while self._waiting and len(batch) < BATCH_MESSAGES:
+            size += len(self._waiting[0].message.body)
+            if batch and size > BATCH_BYTES:
+                break
             request = self._waiting.popleft()
             if request.id not in state.revoked or not request.revoked():
                 batch.append(request)
-                size += len(request.message.body)
         return batch
 
     def _hand_over(self, batch: list[Any]) -> None:
         began = time.monotonic()
-        self._consumer.pool.apply_async(
+        job = self._consumer.pool.apply_async(
             run_batch,
             args=(self._task.name, [request.message.body for request in batch]),
             accept_callback=lambda pid, accepted_at: self._on_accepted(batch, pid, accepted_at),
@@ -241,6 +263,8 @@ class Line:
             timeout=BATCH_HARD_LIMIT_S,
             correlation_id=batch[0].id,
         )
+        if job is not None:
+            _keep_once_written(job)
 
     def _on_accepted(self, batch: list[Any], pid: int, accepted_at: float) -> None:
         """As `Request.on_accepted`, once: a message may stay in line through several batches."""
@@ -263,8 +287,11 @@ class Line:
             else:
                 self._go_alone(request)
         self._rest_s = SHORTEST_REST_S
-        self._stay_in_line(in_line, is_stuck=len(in_line) == len(batch))
-        self._go_on()
+        try:
+            self._stay_in_line(in_line, is_stuck=len(in_line) == len(batch))
+        finally:
+            # Whatever Redis did meanwhile.
+            self._go_on()
 
     def _succeed(self, request: Any, result: str, runtime_s: float) -> None:
         """As `Request.on_success`."""
@@ -290,13 +317,15 @@ class Line:
 
     def _on_failed(self, batch: list[Any], failure: Any) -> None:
         exception = getattr(failure.exception, "exc", failure.exception)
-        if isinstance(exception, TryLater):
-            self._rest(batch, exception)
-        else:
-            log.error("a batch of %d failed, its messages go one by one: %r", len(batch), exception)
-            for request in batch:
-                self._go_alone(request)
-        self._go_on()
+        try:
+            if isinstance(exception, TryLater):
+                self._rest(batch, exception)
+            else:
+                log.error("a batch of %d failed, its messages go one by one: %r", len(batch), exception)
+                for request in batch:
+                    self._go_alone(request)
+        finally:
+            self._go_on()
 
     def _rest(self, batch: list[Any], reason: TryLater) -> None:
         """Return everything to the queue and do nothing for a while; longer each time."""

@@ -39,7 +39,8 @@ PACE_S = 0.004
 #: Messages that no consumer can read are kept here, the newest thousand, for people to look at.
 UNREADABLE = "unreadable"
 
-_TAG = re.compile(rb'"delivery_tag":\s*"([^"]+)"')
+#: The last one of a message: kombu writes properties after headers, which hold what a caller likes.
+_TAG = re.compile(rb'.*"delivery_tag":\s*"([^"]+)"', re.DOTALL)
 
 
 @cache
@@ -99,10 +100,10 @@ class QoS(kombu_redis.QoS):
 
     def put_back(self, delivery_tags: Sequence[str]) -> None:
         """Return messages to the heads of their queues, as if they had never been fetched."""
-        with self.channel.conn_or_acquire() as client:
-            _script("put_back")([self.unacked_key, self.unacked_index_key], delivery_tags, client=client)
         for tag in delivery_tags:
             virtual.QoS.ack(self, tag)
+        with self.channel.conn_or_acquire() as client:
+            _script("put_back")([self.unacked_key, self.unacked_index_key], delivery_tags, client=client)
 
     def restore_unacked(self, client: Any = None) -> None:
         """At shutdown: return what was fetched and not worked on.
@@ -131,6 +132,7 @@ class Channel(kombu_redis.Channel):
 
     is_fetching = False
     _shared: Any = None
+    _asked: Sequence[str] = ()
     _next_fetch_at = 0.0
     _is_awake = False
     _wake_up: Any = None
@@ -171,7 +173,7 @@ class Channel(kombu_redis.Channel):
         connection = self.client.connection
         self._in_poll, self._brpop_sent_at = connection, monotonic()
         if self._is_awake:
-            connection.send_command(*self._fetch_command(queues))
+            self._ask(connection)
         else:
             wait_s = self.brpop_timeout if timeout is None else timeout
             connection.send_command("BLMOVE", queues[0], queues[0], "RIGHT", "RIGHT", wait_s or 0)
@@ -189,30 +191,22 @@ class Channel(kombu_redis.Channel):
         # The loop's next turn begins with `_brpop_start`.
         self._wake_up = None
 
-    def _fetch_command(self, queues: Sequence[str]) -> list[Any]:
+    def _ask(self, connection: Any) -> None:
+        # Its answer is for these queues, whatever is given up or taken up meanwhile.
+        first, *others = self.active_queues
+        self._asked = [*others, first]
         limit = self.qos.can_consume_max_estimate()
         script = _script("fetch")
-        keys = [self.unacked_key, self.unacked_index_key, UNREADABLE, *queues[1:], queues[0]]
+        keys = [self.unacked_key, self.unacked_index_key, UNREADABLE, *self._asked]
         args = [time(), FETCH_MAX if limit is None else min(limit, FETCH_MAX), OTHERS_SHARE]
-        return ["EVALSHA", script.sha, len(keys), *keys, *args]
+        connection.send_command("EVALSHA", script.sha, len(keys), *keys, *args)
 
     def _brpop_read(self, **options: Any) -> bool:
         """Read the answer to the last command, fetch if it was a look, and deliver what came."""
         connection = self.client.connection
-        queues = self.active_queues
         try:
             try:
-                reply = connection.read_response()
-                if not self._is_awake:
-                    if self._closing:
-                        raise Empty
-                    connection.send_command(*self._fetch_command(queues))
-                    reply = connection.read_response()
-            except redis.exceptions.NoScriptError:
-                connection.send_command("SCRIPT", "LOAD", _script("fetch").script)
-                connection.read_response()
-                self._is_awake = True
-                return True
+                reply = self._answer(connection)
             except self.connection_errors:
                 connection.disconnect()
                 raise
@@ -222,14 +216,30 @@ class Channel(kombu_redis.Channel):
         if self._closing:
             self._return_undelivered(reply)
             raise Empty
-        return self._deliver_all([*queues[1:], queues[0]], reply)
+        return self._deliver_all(reply)
 
-    def _deliver_all(self, queues: Sequence[str], fetched: Sequence[Sequence[bytes]]) -> bool:
+    def _answer(self, connection: Any) -> Any:
+        """What the last command brought; after a look, what a fetch brings."""
+        try:
+            reply = connection.read_response()
+            if self._is_awake:
+                return reply
+            if self._closing or not self.active_queues:
+                raise Empty
+            self._ask(connection)
+            return connection.read_response()
+        except redis.exceptions.NoScriptError:
+            connection.send_command("SCRIPT", "LOAD", _script("fetch").script)
+            connection.read_response()
+            self._ask(connection)
+            return connection.read_response()
+
+    def _deliver_all(self, fetched: Sequence[Sequence[bytes]]) -> bool:
         self._is_awake = any(fetched)
         self._next_fetch_at = monotonic() + PACE_S
         self.is_fetching = True
         try:
-            for queue, messages in zip(queues, fetched, strict=True):
+            for queue, messages in zip(self._asked, fetched, strict=True):
                 for message in messages:
                     self._deliver_one(queue, message)
         finally:
@@ -239,13 +249,21 @@ class Channel(kombu_redis.Channel):
         return True
 
     def _deliver_one(self, queue: str, message: bytes) -> None:
+        tag = _tag(message)
+        if not tag:
+            log.critical("no message, kept in %s: %.200r from %s: it has no tag", UNREADABLE, message, queue)
+            return
         try:
             self.connection._deliver(self._decoded(message), queue)
-        except Unreadable as error:
-            log.critical("no message, kept in %s: %.200r from %s: %s", UNREADABLE, message, queue, error)
+        except (Unreadable, KeyError, TypeError, ValueError, AttributeError) as error:
+            # What a consumer raises over it, too: the message would come again, and end each worker that gets it.
+            log.critical("no message, kept in %s: %.200r from %s: %r", UNREADABLE, message, queue, error)
             with self.conn_or_acquire() as client, client.pipeline() as pipe:
-                pipe.lpush(UNREADABLE, message).ltrim(UNREADABLE, 0, 999)
-                tag = _tag(message)
+                pipe.lpush(UNREADABLE, message).ltrim(UNREADABLE, 0, 999).execute()
+            self.qos._delivered.pop(tag, None)
+        if tag not in self.qos._delivered:
+            # Unreadable, or for a consumer that does not acknowledge.
+            with self.conn_or_acquire() as client, client.pipeline() as pipe:
                 pipe.zrem(self.unacked_index_key, tag).hdel(self.unacked_key, tag).execute()
 
     def _decoded(self, message: bytes) -> Any:
@@ -256,15 +274,14 @@ class Channel(kombu_redis.Channel):
             raise Unreadable(repr(error)) from error
 
     def _return_undelivered(self, fetched: Sequence[Sequence[bytes]]) -> None:
-        tags = [_tag(message) for messages in fetched for message in messages]
+        tags = [tag for messages in fetched for message in messages if (tag := _tag(message))]
         if tags:
             self.put_back(tags)
 
 
 def _tag(message: bytes) -> str:
-    found = _TAG.search(message)
-    assert found, "fetch.lua takes only messages with a tag"
-    return found[1].decode()
+    found = _TAG.match(message)
+    return found[1].decode() if found else ""
 
 
 class Transport(kombu_redis.Transport):

@@ -3,7 +3,7 @@
 --
 -- KEYS 1 unacked, 2 unacked_index, 3 unreadable, then queues; the last one gets what the others leave of the limit
 -- ARGV 1 now s, 2 limit, 3 share of each queue but the last
--- REPLY per queue: the messages taken, oldest first
+-- REPLY per queue: the messages taken, oldest first; those without a tag are kept as unreadable
 local call = redis.call
 local left = tonumber(ARGV[2])
 local replies = {}
@@ -12,17 +12,17 @@ for at = 4, #KEYS do
   local share = at == #KEYS and left or math.min(left, tonumber(ARGV[3]))
   local messages = share > 0 and call('RPOP', queue, share) or {}
   for _, message in ipairs(messages) do
-    local _, tag_at = string.find(message, '"delivery_tag":', 1, true)
-    local tag = tag_at and string.match(message, '^%s*"([^"]+)"', tag_at + 1)
+    -- The last one: kombu writes properties after headers, which hold what a caller likes.
+    local tag = string.match(message, '.*"delivery_tag":%s*"([^"]+)"')
     if tag then
       -- Restored by anybody, it goes to this very queue: the default exchange routes by a queue's name (AMQP 0-9-1).
       call('HSET', KEYS[1], tag, '[' .. message .. ',"",' .. cjson.encode(queue) .. ']')
       call('ZADD', KEYS[2], ARGV[1], tag)
-      taken[#taken + 1] = message
     else
       call('LPUSH', KEYS[3], message)
       call('LTRIM', KEYS[3], 0, 999)
     end
+    taken[#taken + 1] = message
   end
   left = left - #messages
   replies[#replies + 1] = taken

@@ -1,0 +1,165 @@
+"""Results as text: Markdown tables for people and for the project's pages."""
+
+from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import Any, Final
+
+from tests.benchmarks.results import Data
+from tests.benchmarks.targets import figures, judge
+
+COMPONENTS: Final = ("web", "worker", "redis", "postgres")
+
+#: Of each curve: its title, what x counts, and what its orders are compared with.
+CURVES: Final = {
+    "stored": ("Orders stored in PostgreSQL", "orders stored"),
+    "skus": ("SKUs, ordered from all over", "SKUs"),
+    "lines": ("Lines per order", "lines"),
+    "pollers": ("Clients that wait in a long poll", "clients"),
+    "posting": ("Accepting while nobody works", "waiting after"),
+    "backlog": ("Draining a backlog, no order coming in", "waiting before"),
+    "workers": ("Worker processes", "workers"),
+    "workers_hot": ("Worker processes, one hot SKU", "workers"),
+    "web": ("Web processes", "processes"),
+}
+
+
+def render(data: Data) -> str:
+    """The whole report."""
+    sections = [
+        _head(data),
+        _rounds(data),
+        _latency(data),
+        _memory(data),
+        *(_curve(name, points) for name, points in data["curves"].items()),
+        _targets(data),
+        _lines("Notes", data["notes"]),
+        _lines("WRONG, and so no result", data["wrong"]),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _head(data: Data) -> str:
+    about = data["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in data["versions"].items())
+    return (
+        f"# Benchmark, {data['form']} form\n\n"
+        f"{about['cores']} cores of {about['cpu']}, {about['memory_mib']:,} MiB, {about['system']}; everything on this "
+        f"machine, the load generator (our own: one process, epoll, 64 connections) too.\n{versions}"
+    )
+
+
+def _rounds(data: Data) -> str:
+    kinds = list(dict.fromkeys((one["system"], one["scenario"]) for one in data["rounds"]))
+    rows = []
+    for system, scenario in kinds:
+        rates = figures(data, system, scenario)
+        if not rates:
+            rows.append([system, scenario, "WRONG"])
+            continue
+        good = [
+            one
+            for one in data["rounds"]
+            if (one["system"], one["scenario"]) == (system, scenario) and not one["faults"]
+        ]
+        costs = [median(one["cpu_us"].get(name, 0.0) for one in good) for name in COMPONENTS]
+        total = median(one["total_us"] for one in good)
+        flower = median(one["cpu_us"].get("flower", 0.0) for one in good)
+        rows.append(
+            [
+                system,
+                scenario,
+                f"{median(rates):,.0f}",
+                f"{min(rates):,.0f} to {max(rates):,.0f}",
+                str(len(rates)),
+                f"{median(one['lines_per_s'] for one in good):,.0f}",
+                *(f"{us:,.0f}" for us in (total, *costs, max(0.0, total - sum(costs)), flower)),
+                f"{median(one['load_us'] for one in good):,.0f}",
+            ]
+        )
+    head = [
+        *("system", "traffic", "orders/s", "from ... to", "rounds", "lines/s"),
+        *("us CPU per order", *COMPONENTS, "others", "Flower", "load generator"),
+    ]
+    return _section("Side by side", "medians; total without Flower and the load generator", head, rows)
+
+
+def _latency(data: Data) -> str:
+    rows = [
+        [
+            one["system"],
+            one["scenario"],
+            f"{one['per_second']:,.0f}",
+            f"{one['followed']:,}",
+            *(f"{one[name]:,.1f}" for name in ("p50_ms", "p95_ms", "p99_ms", "late_p99_ms")),
+            "WRONG" if one["faults"] else "",
+        ]
+        for one in data["latency"]
+    ]
+    head = [
+        "system",
+        "arrivals",
+        "per second",
+        "followed",
+        "p50 ms",
+        "p95 ms",
+        "p99 ms",
+        "generator late p99",
+        "",
+    ]
+    return _section("POST to readable result", "open loop, counted from when each order was due", head, rows)
+
+
+def _memory(data: Data) -> str:
+    rows = [
+        [
+            system,
+            *(f"{by_component.get(name, 0.0):,.0f}" for name in COMPONENTS),
+            f"{sum(by_component.values()):,.0f}",
+        ]
+        for system, by_component in data["memory_mib"].items()
+    ]
+    return _section(
+        "Memory, MiB", "after the rounds; shared pages once (PSS)", ["system", *COMPONENTS, "all"], rows
+    )
+
+
+def _curve(name: str, points: Sequence[dict[str, Any]]) -> str:
+    title, x = CURVES[name]
+    with_reference = any(one["beside"] for one in points)
+    rows = [
+        [
+            f"{one['x']:,.0f}",
+            f"{one['orders_per_s']:,.0f}",
+            f"{one['lines_per_s']:,.0f}",
+            f"{one['cpu_us']:,.0f}",
+            *(f"{one[name]:,.0f}" for name in ("beside", "beside_us") if with_reference),
+            *(f"{one['by_component_us'].get(part, 0.0):,.0f}" for part in COMPONENTS),
+        ]
+        for one in points
+    ]
+    reference = ["orders/s beside it", "us beside it"] if with_reference else []
+    head = [x, "orders/s", "lines/s", "us CPU per order", *reference, *COMPONENTS]
+    return _section(title, "", head, rows)
+
+
+def _targets(data: Data) -> str:
+    return _section("Targets", "", ["target", "wanted", "measured", ""], judge(data))
+
+
+def _section(title: str, note: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A heading and an aligned table; nothing where there are no rows."""
+    body = [list(row) + [""] * (len(head) - len(row)) for row in rows]
+    if not body:
+        return ""
+    widths = [max(len(row[at]) for row in [head, *body]) for at in range(len(head))]
+    lines = [
+        " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [head, *body]
+    ]
+    rule = "|".join("-" * (width + 2) for width in widths)
+    table = [f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])]
+    return "\n".join([f"## {title}{f' ({note})' if note else ''}", "", *table])
+
+
+def _lines(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"## {title}", "", *(f"- {line}" for line in lines)]) if lines else ""

@@ -1,0 +1,343 @@
+"""Batches: what waits is worked on together, and each message stays a task of its own."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery.events.state import State
+
+from tests.builders import wait_until
+from tests.crews import SOON_S, Worker, a_busy_crew, in_hand, of, wait_for_all, wait_in_line, what_is_told
+from tests.errands import SOON_OVERDUE, STOCK, Diary, an_app, app, send, some
+from workers.embedded import RedisServer
+
+
+@pytest.fixture(scope="module")
+def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """A worker with one process, shared by tests that leave it in peace."""
+    from shop.stores import redis_client
+
+    redis_client().flushdb()
+    with Worker(tmp_path_factory.mktemp("crew"), "-Q", "errands") as worker:
+        yield worker
+
+
+# --- together ------------------------------------------------------------------------------------
+
+
+def test_a_lone_message_is_worked_on_at_once(crew: Worker) -> None:
+    took_s = []
+    for name in some(5):
+        began = time.monotonic()
+        send(name)
+        wait_for_all(crew, [name])
+        took_s.append(time.monotonic() - began)
+
+    assert min(took_s) < 0.1
+    assert crew.diary.batches(name) == [[name]]
+
+
+def test_what_comes_while_a_batch_runs_is_the_next_batch(crew: Worker) -> None:
+    names = some(50)
+    with a_busy_crew(crew):
+        for name in names:
+            send(name)
+        wait_in_line(crew, names)
+
+    wait_for_all(crew, names)
+    assert crew.diary.batches(*names) == [names]
+
+
+def test_a_batch_has_its_limits(tmp_path: Path) -> None:
+    small, large = some(30), some(7)
+    limits = {"BATCH_MESSAGES": 12, "BATCH_BYTES": 10_000}
+    for name in small:
+        send(name, queue="chores")
+    for name in large[:-1]:
+        send(name, queue="chores", more=["x" * 4_000])
+    send(large[-1], queue="chores", more=["x" * 40_000])
+
+    with Worker(tmp_path, "-Q", "chores", limits=limits) as worker:
+        wait_for_all(worker, [*small, *large])
+        batches = worker.diary.batches()
+
+    assert max(map(len, batches)) == 12
+    assert max(sum(name in large for name in batch) for batch in batches) == 2
+    assert [large[-1]] in batches
+
+
+# --- each for itself -----------------------------------------------------------------------------
+
+
+def test_each_message_of_a_batch_is_a_task_with_its_own_events(crew: Worker) -> None:
+    names, (stock,) = some(3), some(1)
+    monitor = State()
+    with what_is_told() as told:
+        with a_busy_crew(crew):
+            for name in names:
+                send(name)
+            wait_in_line(crew, names)
+        send(stock, task="stock_errand")
+        wait_until(lambda: all("task-succeeded" in of(told, name) for name in [*names, stock]))
+        for event in told:
+            monitor.event(event)
+
+    assert len(crew.diary.batches(*names)) == 1
+    for name in names:
+        task = monitor.tasks[name]
+        assert (task.name, task.state, task.result) == ("errand", "SUCCESS", f"'{name} done'")
+        assert task.received <= task.started <= task.succeeded
+        assert 0 < task.runtime < SOON_S
+        events = of(told, name)
+        assert {kind: set(event) for kind, event in events.items()} == {
+            kind: set(event) for kind, event in of(told, stock).items()
+        }
+        assert events["task-received"]["args"] == f"['{name}', 'goes well']"
+
+
+def test_no_events_are_sent_where_nobody_asked_for_them(tmp_path: Path) -> None:
+    name, stock, late = some(3)
+    with (
+        Worker(tmp_path, "-Q", "chores", worker_send_task_events=False) as worker,
+        what_is_told() as told,
+    ):
+        send(name, queue="chores")
+        wait_for_all(worker, [name])
+        send(stock, task="stock_errand", queue="chores")
+        wait_until(lambda: worker.diary.has("done", [stock]) and not in_hand(worker, "active"))
+        app.control.enable_events(destination=[worker.name])
+        send(late, queue="chores")
+        wait_until(lambda: of(told, late), what="events after all")
+
+    assert (of(told, name), of(told, stock)) == ({}, {})
+
+
+def test_what_is_in_a_batch_is_active_and_what_waits_is_reserved(crew: Worker) -> None:
+    names = some(3)
+    with a_busy_crew(crew) as busy:
+        for name in names:
+            send(name)
+        wait_in_line(crew, names)
+        active = in_hand(crew, "active")
+        reserved = in_hand(crew, "reserved")
+    wait_for_all(crew, names)
+
+    assert active == {busy}
+    assert set(names) <= reserved
+    wait_until(lambda: not in_hand(crew, "active") | in_hand(crew, "reserved"), what="nothing in hand")
+
+
+def test_a_revoked_message_is_not_worked_on(crew: Worker) -> None:
+    revoked, kept = some(2)
+    with what_is_told() as told:
+        with a_busy_crew(crew):
+            send(revoked)
+            send(kept)
+            wait_in_line(crew, [revoked, kept])
+            app.control.revoke(revoked, destination=[crew.name], reply=True, timeout=5)
+        wait_for_all(crew, [kept])
+        wait_until(lambda: "task-revoked" in of(told, revoked), what="word of the revocation")
+
+    assert crew.diary.batches(revoked, kept) == [[kept]]
+    assert revoked not in crew.diary.page("alone")
+
+
+# --- one by one ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"countdown": 0.1},
+        {"expires": 60},
+        {"retries": 1},
+        {"headers": {"redelivered": True}},
+        {"link": app.signature("errand", args=["afterwards"])},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_message_out_of_the_ordinary_goes_celerys_own_way(crew: Worker, options: dict[str, Any]) -> None:
+    (name,) = some(1)
+    send(name, **options)
+
+    wait_for_all(crew, [name])
+    assert name in crew.diary.page("alone")
+    assert crew.diary.batches(name) == []
+
+
+@pytest.mark.parametrize("conduct", ["raises", "kills", "is not answered"])
+def test_a_bad_message_does_not_take_its_neighbours_with_it(crew: Worker, conduct: str) -> None:
+    *good, bad = some(5)
+    with what_is_told() as told:
+        with a_busy_crew(crew):
+            for name in good[:2]:
+                send(name)
+            send(bad, conduct)
+            for name in good[2:]:
+                send(name)
+            wait_in_line(crew, [*good, bad])
+        wait_for_all(crew, good)
+        last = "task-failed" if conduct == "raises" else "task-succeeded"
+        wait_until(lambda: last in of(told, bad), timeout_s=SOON_S, what=f"{last} of the bad one")
+        (later,) = some(1)
+        send(later)
+        wait_for_all(crew, [later])
+
+    assert crew.diary.batches(bad) == [[*good[:2], bad, *good[2:]]]
+    assert all("task-succeeded" in of(told, name) for name in good)
+    assert sorted(name for name in crew.diary.page("done") if name in good) == sorted(good)
+    assert crew.diary.batches(later) == [[later]]
+
+
+def test_a_message_that_a_batch_does_not_want_is_run_by_the_task(crew: Worker) -> None:
+    (unwanted,) = some(1)
+    send(unwanted, "goes alone")
+
+    wait_for_all(crew, [unwanted])
+    assert crew.diary.batches(unwanted) == [[unwanted]]
+    assert unwanted in crew.diary.page("alone")
+
+
+def test_a_batch_that_takes_too_long_is_interrupted_and_its_messages_go_one_by_one(tmp_path: Path) -> None:
+    names = some(3)
+    for name in names:
+        send(name, "overruns", queue="chores")
+
+    with Worker(tmp_path, "-Q", "chores", limits={"BATCH_SOFT_LIMIT_S": 0.5}) as worker:
+        wait_for_all(worker, names)
+
+        assert worker.diary.batches() == [names]
+        assert worker.diary.page("alone") == names
+
+
+# --- later ---------------------------------------------------------------------------------------
+
+
+def test_messages_in_line_let_others_pass_and_are_offered_again(crew: Worker) -> None:
+    waiting, passing = some(3), some(3)
+    crew.diary.mark("taken", str(crew.child.pid))
+    for name in waiting:
+        send(name, "stays in line")
+    wait_until(lambda: len(crew.diary.batches(waiting[0])) > 3, what="some offers")
+    for name in passing:
+        send(name)
+    wait_for_all(crew, passing)
+    done_meanwhile = crew.diary.page("done")
+
+    crew.diary.wipe("taken")
+
+    wait_for_all(crew, waiting)
+    assert set(done_meanwhile).isdisjoint(waiting)
+    assert sorted(name for name in crew.diary.page("done") if name in waiting) == waiting
+    assert set(crew.diary.page("alone")).isdisjoint(waiting)
+
+
+def test_a_message_that_stays_in_line_goes_to_another_worker(tmp_path: Path) -> None:
+    (name,) = some(1)
+    limits = {"IN_LINE_MAX_S": 0.3}
+    with Worker(tmp_path, "-Q", "chores", limits=limits) as unlucky:
+        unlucky.diary.mark("taken", str(unlucky.child.pid))
+        send(name, "stays in line", queue="chores")
+        wait_until(lambda: unlucky.diary.batches(name), what="a first offer")
+
+        with Worker(tmp_path, "-Q", "chores", limits=limits) as other:
+            wait_for_all(other, [name])
+
+            assert unlucky.child.is_alive()
+
+
+def test_what_is_put_off_goes_back_and_is_done_later(tmp_path: Path) -> None:
+    names = some(20)
+    Diary(tmp_path).mark("closed")
+    for name in names:
+        send(name, "is put off", queue="chores")
+
+    with Worker(tmp_path, "-Q", "chores", limits={"SHORTEST_REST_S": 0.1}) as worker:
+        wait_until(lambda: len(worker.diary.batches()) > 2, what="some tries")
+        done_meanwhile = worker.diary.page("done")
+        worker.diary.wipe("closed")
+        wait_for_all(worker, names)
+
+        assert done_meanwhile == []
+        assert sorted(worker.diary.page("done")) == sorted(names)
+        assert worker.diary.page("alone") == []
+        assert "go back to their queue" in worker.log()
+
+
+# --- when Redis is away --------------------------------------------------------------------------
+
+
+def test_a_worker_that_could_put_nothing_back_still_makes_batches(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    off, later = some(2)
+    options = {**SOON_OVERDUE, "socket_timeout": 0.3}
+    with Worker(tmp_path, "-Q", "chores", broker_transport_options=options) as worker:
+        send(off, "is put off once", queue="chores")
+        wait_until(lambda: worker.diary.marked("put off"), what="the batch to be put off")
+        os.kill(redis_server.pid, signal.SIGSTOP)
+        try:
+            worker.diary.mark("go on")
+            wait_until(lambda: "imeout" in worker.log(), what="a failure to put it back")
+        finally:
+            os.kill(redis_server.pid, signal.SIGCONT)
+        wait_for_all(worker, [off])
+        send(later, queue="chores")
+        wait_for_all(worker, [later])
+
+        assert worker.diary.batches(later) == [[later]]
+
+
+def test_messages_of_a_lost_connection_are_done_and_not_shown_as_active_for_ever(
+    client: "redis.Redis", tmp_path: Path
+) -> None:
+    names = some(3)
+    others = {connection["id"] for connection in client.client_list()}
+    with Worker(tmp_path, "-Q", "chores", broker_transport_options=SOON_OVERDUE) as worker:
+        worker.diary.mark("taken", str(worker.child.pid))
+        of_worker = {connection["id"] for connection in client.client_list()} - others
+        for name in names:
+            send(name, "stays in line", queue="chores")
+        wait_until(lambda: len(worker.diary.batches(names[0])) > 3, what="some offers")
+
+        for connection in of_worker:
+            client.client_kill_filter(_id=connection)
+        wait_until(lambda: "Connection to broker lost" in worker.log(), what="the loss")
+        worker.diary.wipe("taken")
+
+        wait_for_all(worker, names)
+        wait_until(lambda: not in_hand(worker, "active"), timeout_s=5, what="nothing active")
+
+
+# --- without batches -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "circumstances", ["kombu's transport", "another broker", "threads", "the main process alone"]
+)
+def test_elsewhere_the_same_tasks_go_celerys_own_way(tmp_path: Path, circumstances: str) -> None:
+    names, settings = some(20), {}
+    pool = {"threads": "threads", "kombu's transport": "prefork"}.get(circumstances, "solo")
+    if circumstances == "kombu's transport":
+        settings = {"broker_transport": STOCK}
+    if circumstances == "another broker":
+        folders = dict.fromkeys(("data_folder_in", "data_folder_out"), str(tmp_path))
+        settings = {
+            "broker_url": "filesystem://",
+            "broker_transport": None,
+            "broker_transport_options": folders,
+        }
+    elsewhere = an_app(**settings)
+
+    with Worker(tmp_path, "-P", pool, "-Q", "chores", **settings) as worker:
+        for name in names:
+            send(name, by=elsewhere, queue="chores")
+        wait_for_all(worker, names)
+
+        assert sorted(worker.diary.page("alone")) == sorted(names)
+        assert worker.diary.batches() == []

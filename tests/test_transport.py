@@ -1,0 +1,349 @@
+"""The Redis transport: it fetches in bulk, loses nothing, and shares queues with kombu's own."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import redis
+from redis.commands.core import Script
+
+from tests.builders import wait_until
+from tests.crews import Worker
+from tests.errands import OURS, SOON_OVERDUE, STOCK, Diary, an_app, send, send_many
+from tests.messages import BROKEN, FIRST, REFUSED, SECOND, a_message, a_taker, ids_of, put, put_many
+from workers import transport
+from workers.embedded import RedisServer
+
+# --- the wire ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("publisher", "taker"), [(STOCK, OURS), (OURS, STOCK), (OURS, OURS)])
+def test_messages_travel_between_celerys_transport_and_ours(
+    client: "redis.Redis", publisher: str, taker: str
+) -> None:
+    sent = send_many(3, by=an_app(publisher))
+
+    with a_taker(FIRST, by=taker) as consumer:
+        messages = consumer.take_all()
+        bodies = [message.decode() for message in messages]
+        for message in messages:
+            message.ack()
+
+    assert ids_of(messages) == sent
+    assert [body[0] for body in bodies] == [[name, "goes well"] for name in sent]
+    assert (client.hlen("unacked"), client.zcard("unacked_index"), client.llen(FIRST)) == (0, 0, 0)
+
+
+def test_the_first_fetch_after_a_restart_of_redis_brings_messages_already(client: "redis.Redis") -> None:
+    put_many(client, 3)
+    client.script_flush()
+
+    with a_taker(FIRST) as taker:
+        taken = taker.take()
+
+    assert taken == 3
+
+
+@pytest.mark.parametrize("queue", ["errands", 'a "queue" / with\\signs', "žluť"])
+@pytest.mark.parametrize("how", ["by tag", "what is overdue"])
+def test_what_we_fetched_is_restored_to_its_queue_by_any_kombu_worker(
+    client: "redis.Redis", queue: str, how: str
+) -> None:
+    texts = put_many(client, 3, queue)
+    with a_taker(queue) as ours:
+        fetched = len(ours.take_all())
+        ours.channel.do_restore = False  # it dies
+    recorded = client.hlen("unacked")
+
+    with a_taker("another queue", by=STOCK, visibility_timeout=0) as stock:
+        if how == "by tag":
+            for tag in client.hkeys("unacked"):
+                stock.channel.qos.restore_by_tag(tag)
+        else:
+            stock.channel.qos.restore_visible()
+
+    restored = [json.loads(text) for text in client.lrange(queue, 0, -1)]
+    assert (fetched, recorded) == (3, 3)
+    assert {message["headers"].pop("redelivered") for message in restored} == {True}
+    ids = {message["headers"]["id"] for message in restored}
+    assert ids == {json.loads(text)["headers"]["id"] for text in texts}
+    assert (client.hlen("unacked"), client.zcard("unacked_index")) == (0, 0)
+
+
+def test_a_message_is_recorded_under_its_own_tag_whatever_its_headers_hold(client: "redis.Redis") -> None:
+    put(client, a_message(headers={"delivery_tag": "of another message"}))
+
+    with a_taker(FIRST) as taker:
+        (message,) = taker.take_all()
+        message.ack()
+
+    assert client.hgetall("unacked") == {}
+
+
+def test_a_consumer_that_acknowledges_nothing_leaves_no_record(client: "redis.Redis") -> None:
+    put_many(client, 3)
+
+    with a_taker(FIRST) as taker:
+        taker.consumer.cancel()
+        taker.consumer.consume(no_ack=True)
+        taken = len(taker.take_all())
+        recorded = client.hkeys("unacked")
+
+    assert (taken, recorded) == (3, [])
+
+
+# --- nothing is lost -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("by", "kept"), [(OURS, 1), (STOCK, 0)], ids=["ours keeps it", "kombu's loses it"])
+def test_a_message_on_its_way_to_a_worker_that_dies_is_kept(
+    client: "redis.Redis", by: str, kept: int
+) -> None:
+    put_many(client, 1)
+    with a_taker(FIRST, by=by) as taker:
+        if by == OURS:
+            taker.take_all()
+            taker.messages.pop().ack()
+        else:
+            client.delete(FIRST)
+        put_many(client, 1)
+        taker.channel._is_awake = True
+
+        taker.connection.transport.cycle.on_poll_start()
+        wait_until(lambda: not client.llen(FIRST), what="taking it from the queue")
+        taker.channel.client.connection.disconnect()
+
+        assert client.llen(FIRST) + client.hlen("unacked") == kept
+
+
+def test_killed_workers_leave_nothing_undone(client: "redis.Redis", tmp_path: Path) -> None:
+    errands, diary, in_hand = send_many(1_500, "takes a while"), Diary(tmp_path), []
+    in_haste = {"limits": {"BATCH_MESSAGES": 16}, "broker_transport_options": SOON_OVERDUE}
+
+    for kill in range(10):
+        with Worker(tmp_path, **in_haste) as worker:
+            goal = len(set(diary.page("done"))) + 30 + 13 * kill
+            wait_until(lambda goal=goal: len(set(diary.page("done"))) >= goal, what=f"{goal} errands done")
+            os.kill(worker.child.pid, signal.SIGKILL)
+        in_hand.append(client.hlen("unacked"))
+    with Worker(tmp_path, broker_transport_options=SOON_OVERDUE):
+        wait_until(lambda: diary.has("done", errands), what="the end of all errands")
+        wait_until(lambda: not client.hlen("unacked"), what="the last acknowledgement")
+
+    assert max(in_hand) > 16
+    assert client.llen(FIRST) == 0
+
+
+def test_a_worker_killed_while_it_looks_for_overdue_messages_keeps_others_from_it_for_seconds_only() -> None:
+    from workers.app import VISIBILITY_TIMEOUT_S, app
+
+    with app.connection_for_read() as connection:
+        assert connection.default_channel.unacked_mutex_expire <= VISIBILITY_TIMEOUT_S
+
+
+def test_a_warm_shutdown_under_load_gives_back_what_was_not_done(
+    client: "redis.Redis", tmp_path: Path
+) -> None:
+    errands, diary = send_many(1_000), Diary(tmp_path)
+
+    with Worker(tmp_path, limits={"BATCH_MESSAGES": 4}) as worker:
+        wait_until(lambda: len(diary.page("done")) > 100)
+        is_clean = worker.child.stop()
+
+    done = diary.page("done")
+    left = [json.loads(text)["headers"] for text in client.lrange(FIRST, 0, -1)]
+    assert is_clean
+    assert client.hlen("unacked") == 0
+    assert len(done) == len(set(done)) < 1_000
+    assert set(done).isdisjoint(headers["id"] for headers in left)
+    assert set(errands) == {*done, *(headers["id"] for headers in left)}
+    assert not any(headers.get("redelivered") for headers in left)
+
+
+@pytest.mark.parametrize("how", ["its connections are closed", "Redis is restarted"])
+def test_a_worker_goes_on_after_losing_redis(
+    client: "redis.Redis", tmp_path: Path, redis_server: RedisServer, how: str
+) -> None:
+    errands, diary = send_many(300, "takes a while"), Diary(tmp_path)
+    in_haste = {"limits": {"BATCH_MESSAGES": 16}, "broker_transport_options": SOON_OVERDUE}
+    others = {connection["id"] for connection in client.client_list()}
+
+    with Worker(tmp_path, **in_haste) as worker:
+        wait_until(lambda: diary.page("done"))
+        if how == "Redis is restarted":
+            redis_server.stop()
+            redis_server.start()
+        else:
+            for connection in client.client_list():
+                if connection["id"] not in others:
+                    client.client_kill_filter(_id=connection["id"])
+        wait_until(lambda: diary.has("done", errands), what="the end of all errands")
+        later = send("later")
+        wait_until(lambda: diary.batches(later), what="a batch with the new message")
+        wait_until(lambda: not client.hlen("unacked"), what="the last acknowledgement")
+
+        assert worker.child.is_alive()
+        assert client.llen(FIRST) == 0
+
+
+# --- fetching ------------------------------------------------------------------------------------
+
+
+def test_no_fetch_takes_more_than_the_prefetch_limit_leaves(client: "redis.Redis") -> None:
+    put_many(client, 40, FIRST)
+    put_many(client, 40, SECOND)
+
+    with a_taker(FIRST, SECOND, prefetch=10) as taker:
+        at_first = len(taker.take_all())
+        in_hand = client.hlen("unacked")
+        for message in taker.messages[:4]:
+            message.ack()
+        then = len(taker.take_all())
+
+    assert (at_first, in_hand, then) == (10, 10, 14)
+
+
+def test_a_queue_that_is_always_full_leaves_the_others_their_share(client: "redis.Redis") -> None:
+    put_many(client, 1_000, FIRST)
+    put_many(client, 20, SECOND)
+
+    with a_taker(FIRST, SECOND) as taker:
+        taker.take()
+        shares = (len(taker.messages), client.llen(SECOND), client.llen(FIRST))
+        taker.take()
+        taker.take()
+
+        assert shares == (transport.FETCH_MAX, 20 - transport.OTHERS_SHARE, 1_000 - transport.FETCH_MAX + 8)
+        assert (client.llen(SECOND), client.llen(FIRST) > 0) == (0, True)
+
+
+def test_a_lone_message_on_the_first_queue_is_awaited_and_not_found_by_looking(client: "redis.Redis") -> None:
+    long_s = 30
+    with a_taker(FIRST, SECOND, polling_interval=long_s) as taker:
+        taker.connection.transport.cycle.on_poll_start()
+        blocked = [connection for connection in client.client_list() if connection["cmd"] == "blmove"]
+        put_many(client, 1, FIRST)
+
+        assert (len(blocked), taker.channel.brpop_timeout) == (1, long_s)
+        assert taker.take() == 1
+
+
+def test_messages_of_a_queue_that_is_given_up_meanwhile_are_not_lost(client: "redis.Redis") -> None:
+    put_many(client, 200, FIRST)
+    put_many(client, 50, SECOND)
+
+    with a_taker(FIRST, SECOND) as taker:
+        taker.take()
+        taker.connection.transport.cycle.on_poll_start()
+        taker.consumer.cancel_by_queue(SECOND)
+        taker.take_all()
+
+        assert len(taker.messages) + client.llen(FIRST) + client.llen(SECOND) == 250
+        assert client.llen(FIRST) == 0
+
+
+# --- acknowledging and putting back --------------------------------------------------------------
+
+
+def test_acknowledgements_are_sent_together_and_all_arrive(client: "redis.Redis", tmp_path: Path) -> None:
+    errands = send_many(400)
+    client.config_resetstat()
+
+    with Worker(tmp_path):
+        wait_until(lambda: Diary(tmp_path).has("done", errands))
+        wait_until(lambda: not client.hlen("unacked"), what="the last acknowledgement")
+
+    assert client.zcard("unacked_index") == 0
+    assert client.info("commandstats")["cmdstat_hdel"]["calls"] < 40
+
+
+def test_what_is_put_back_is_first_in_line_again_as_if_never_fetched(client: "redis.Redis") -> None:
+    texts = put_many(client, 8)
+    with a_taker(FIRST, prefetch=6) as taker:
+        taker.take_all()
+        tags = [message.delivery_tag for message in taker.messages]
+        taker.messages[2].ack()
+
+        taker.channel.put_back(tags[1:5])
+
+        assert client.lrange(FIRST, 0, -1)[::-1] == [texts[1], *texts[3:5], *texts[6:]]
+        assert set(client.hkeys("unacked")) == {tags[0], tags[5]}
+        assert taker.take() == 3 + 1
+
+
+# --- garbage -------------------------------------------------------------------------------------
+
+
+def test_garbage_is_kept_apart_and_told_of_and_what_is_behind_it_is_done(
+    client: "redis.Redis", tmp_path: Path
+) -> None:
+    garbage = put(client, *BROKEN.values())
+    put(client, *REFUSED)
+    behind = send("behind")
+
+    with Worker(tmp_path) as worker:
+        wait_until(lambda: Diary(tmp_path).has("done", [behind]), timeout_s=10, what="the errand behind")
+        wait_until(lambda: not client.hlen("unacked"), timeout_s=10, what="the last acknowledgement")
+
+        assert worker.child.is_alive()
+        kept = client.lrange("unreadable", 0, -1)
+        assert [name for name, text in zip(BROKEN, garbage, strict=True) if text not in kept] == []
+        assert worker.log().count("unreadable") == len(garbage)
+
+
+# --- negative controls ---------------------------------------------------------------------------
+
+CONTROLS: list[tuple[str, str, str, str, Callable[..., None]]] = [
+    (
+        "what is taken is recorded",
+        "fetch",
+        "call('HSET', KEYS[1]",
+        "call('HSET', 'elsewhere'",
+        partial(test_a_message_on_its_way_to_a_worker_that_dies_is_kept, by=OURS, kept=1),
+    ),
+    (
+        "a fetch has a limit",
+        "fetch",
+        "left = left - #messages",
+        "",
+        test_no_fetch_takes_more_than_the_prefetch_limit_leaves,
+    ),
+    (
+        "no queue starves",
+        "fetch",
+        "math.min(left, tonumber(ARGV[3]))",
+        "0",
+        test_a_queue_that_is_always_full_leaves_the_others_their_share,
+    ),
+    (
+        "what is put back keeps its order",
+        "put_back",
+        "for at = #ARGV, 1, -1 do",
+        "for at = 1, #ARGV do",
+        test_what_is_put_back_is_first_in_line_again_as_if_never_fetched,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "guard", "instead", "watch"), [row[1:] for row in CONTROLS], ids=[row[0] for row in CONTROLS]
+)
+def test_without_its_safeguard_the_test_that_watches_it_turns_red(
+    client: "redis.Redis",
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    guard: str,
+    instead: str,
+    watch: Callable[..., None],
+) -> None:
+    scripts = {kind: transport._script(kind) for kind in ("fetch", "put_back")}
+    assert guard in scripts[name].script, f"{name}.lua no longer holds this safeguard in these words"
+    scripts[name] = Script(client, scripts[name].script.replace(guard, instead))
+    monkeypatch.setattr(transport, "_script", scripts.__getitem__)
+
+    with pytest.raises(AssertionError):
+        watch(client)
