@@ -114,7 +114,7 @@ class Flood:
 
     address: wire.Address
     requests: Sequence[bytes]
-    connections: int = 64
+    connections: int = 128
 
     def run(self) -> Flooded:
         """Send them all. Raises LoadFailed."""

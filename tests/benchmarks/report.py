@@ -44,7 +44,7 @@ def _head(data: Data) -> str:
     return (
         f"# Benchmark, {data['form']} form\n\n"
         f"{about['cores']} cores of {about['cpu']}, {about['memory_mib']:,} MiB, {about['system']}; everything on this "
-        f"machine, the load generator (our own: one process, epoll, 64 connections) too.\n{versions}"
+        f"machine, the load generator (our own: one process, epoll, 128 connections) too.\n{versions}"
     )
 
 
