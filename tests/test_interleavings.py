@@ -142,7 +142,7 @@ CONTROLS: list[tuple[str, str, str, str, Tell]] = [
     (
         "a cancellation that came while the worker decided is carried out",
         "settle.lua",
-        "call('HEXISTS', record, 'cancel') == 1 then return {'cancel_requested'} end",
+        "cancel then return {'cancel_requested'} end",
         "false then return {'cancel_requested'} end",
         partial(stories.cancelled_while_fulfilled, wanted=12),
     ),
