@@ -44,6 +44,8 @@ def place_many(system: System, sku: str, count: int) -> list[str]:
 def assert_each_confirmed_once(system: System, ids: list[str], sku: str, stock: int) -> None:
     """All confirmed, counted once, and nothing left over."""
     assert {system.end_of(order_id).body["status"] for order_id in ids} == {"confirmed"}
+    # Who polls may hear it from PostgreSQL, before Redis is told.
+    wait_until(lambda: not redis_client().zcard(keys.OPEN_ORDERS), what="every order to be settled")
     assert OrderRow.objects.filter(lines__sku=sku, status="confirmed").count() == len(ids)
     assert Product.objects.get(sku=sku).confirmed == len(ids)
     assert free_in_redis(redis_client(), sku) == stock - len(ids)

@@ -114,7 +114,7 @@ class System:
         web = ["-m", "granian", "shop.web.asgi:application", "--interface", "asgi"]
         web += ["--workers", str(self._web_workers), "--host", LOOPBACK, "--port", str(self._web_port)]
         # Waiting clients cost little: thousands may poll, and none of them must keep an order from being placed.
-        web += ["--backlog", "8192", "--backpressure", "8192", "--loop", "uvloop"]
+        web += ["--backlog", "8192", "--backpressure", "8192", "--loop", "uvloop", "--no-ws"]
         web += ["--respawn-failed-workers", "--respawn-interval", "0.2", "--workers-kill-timeout", "8"]
         return [
             *([self._flower(celery)] if self._has_flower else []),
