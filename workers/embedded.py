@@ -122,8 +122,8 @@ class RedisServer(Server):
             "appendonly": "yes",
             "appendfsync": self._append_fsync,
             "aof-load-truncated": "yes",
-            # The default, 64mb, is some seconds of full load: Redis would spend half its time on rewriting the file. A
-            # file of this size is read in two or three seconds at a start.
+            # The default, 64mb, is some seconds of full load: Redis would be rewriting the file again and again. A
+            # larger file takes longer to read at a start.
             "auto-aof-rewrite-min-size": "256mb",
             "save": '""',
             "maxmemory-policy": "noeviction",

@@ -7,7 +7,7 @@ It is kombu's own transport with the same keys and formats, so workers with and 
 - kombu acknowledges message by message, two commands each. Here those of one turn of the event loop go together.
 - kombu makes a client for each operation. Here a channel has one.
 
-Written against kombu 5.7; `tests/test_transport.py` fails when the parts of kombu that it relies on change.
+Written against kombu 5.7; `tests/test_contracts.py` fails when the parts of kombu that it relies on change.
 """
 
 import re

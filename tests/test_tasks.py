@@ -1,0 +1,41 @@
+"""What a worker does with a batch that is interrupted."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+import redis
+from celery.exceptions import SoftTimeLimitExceeded
+
+import tasks.orders
+from shop import books, keys, queue
+from tests.builders import a_sku, accepted, an_order
+
+
+def attempts_after_an_interruption(client: "redis.Redis", monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many attempts an order has used up whose batch took too long in PostgreSQL."""
+
+    def too_slow(*_: Any) -> None:
+        raise SoftTimeLimitExceeded
+
+    (order,) = accepted(client, an_order((a_sku(stock=10), 1)))
+    body = base64.b64decode(json.loads(queue.fulfil_message(order))["body"])
+    monkeypatch.setattr(books, "record", too_slow)
+    with pytest.raises(SoftTimeLimitExceeded):
+        tasks.orders.fulfil_orders([body])
+    return int(client.hget(keys.order(order.id), "attempts") or 0)
+
+
+def test_a_batch_that_took_too_long_costs_its_orders_no_attempt(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert attempts_after_an_interruption(client, monkeypatch) == 0
+
+
+def test_without_forgiveness_slow_batches_use_up_an_orders_attempts(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks.orders, "forgive", lambda *_, **__: None)
+
+    assert attempts_after_an_interruption(client, monkeypatch) == 1
