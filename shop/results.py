@@ -26,18 +26,27 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True):
     updated_at_ms: int
 
 
-_document = msgspec.json.Decoder(Order)
-_reason = msgspec.json.Decoder(Reason)
-
-
 _Found = OrderState | StoreUnavailable | None
 
 
-class _Record(msgspec.Struct, frozen=True):
-    """What Redis has of an order, and whether a worker is to cancel it."""
+class _Record(msgspec.Struct, frozen=True, array_like=True):
+    """What Redis has of an order (`read.lua`), and whether a worker is to cancel it."""
 
-    state: OrderState
+    order: Order
+    status: Status
+    reason: Reason | None
+    updated_at_ms: int
     cancelling: bool
+
+    @property
+    def state(self) -> OrderState:
+        """The order as clients see it."""
+        return OrderState(
+            order=self.order, status=self.status, reason=self.reason, updated_at_ms=self.updated_at_ms
+        )
+
+
+_records = msgspec.json.Decoder(list[_Record | None])
 
 
 async def find(order_id: str, client: str) -> OrderState | None:
@@ -62,7 +71,7 @@ async def _read(asked: Sequence[str]) -> list[_Found]:
         records = await _in_redis(ids)
     except StoreUnavailable as error:
         away = error
-    unsure = [each for each in ids if each not in records or records[each].state.status is Status.QUEUED]
+    unsure = [each for each in ids if each not in records or records[each].status is Status.QUEUED]
     try:
         if unsure:
             books = await _in_books(unsure)
@@ -87,18 +96,8 @@ _reading = RoundTrips(_read, most=512)
 
 async def _in_redis(ids: list[str]) -> dict[str, _Record]:
     with store_faults():
-        found = await scripts.run_async(_line, "read", [keys.order(each) for each in ids], [])
-    return {each: _record(*fields) for each, fields in zip(ids, found, strict=True) if fields[0] is not None}
-
-
-def _record(document: str, status: str, reason: str | None, updated_at: str, cancel: str | None) -> _Record:
-    state = OrderState(
-        order=_document.decode(document),
-        status=Status(status),
-        reason=_reason.decode(reason) if reason else None,
-        updated_at_ms=int(updated_at),
-    )
-    return _Record(state, cancel is not None)
+        found = await scripts.run_async(_line, "read", [keys.order(each) for each in ids], [], _records)
+    return {each: record for each, record in zip(ids, found, strict=True) if record is not None}
 
 
 async def _in_books(ids: list[str]) -> dict[str, OrderState]:

@@ -29,8 +29,8 @@ def test_a_header_names_the_replies_that_the_code_gives(name: str) -> None:
         {status.value for status in Status} - promised
     )
     if not promised:
-        assert "REPLY {" in header, "a reply without words says its shape"
-        assert not re.search(r"return '", code)
+        assert re.search(r"REPLY (\{|JSON, per order: \[)", header), "a reply without words says its shape"
+        assert not re.search(r"return '\w", code)
     else:
         assert words == promised
 
@@ -45,6 +45,13 @@ def test_a_header_names_the_keys_and_arguments_that_the_code_reads(name: str) ->
         numbers = {int(n) for n in re.findall(r"(?:^|[,;\s])(\d) [a-z]", told.group(1))} if told else set()
         read = {int(n) for n in re.findall(rf"{kind}\[(\d+)\]", code)}
         assert read <= numbers or not read
+
+
+@pytest.mark.parametrize("name", ["accept", "read", "reserve", "settle"])
+def test_a_script_that_answers_for_many_orders_does_so_in_one_text(name: str) -> None:
+    header, code = divided(name)
+    assert "-- REPLY JSON, per order: " in header
+    assert re.search(r"^return (cjson\.encode\(replies\)|'\[' .. table\.concat)", code, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -189,7 +196,7 @@ def test_reserve_takes_nothing_when_one_line_is_short(client: "redis.Redis") -> 
     queued(client, "a")
     client.mset({"estoque:x": 10, "estoque:y": 4})
 
-    assert reserve(client, ("a", "x", 8, "y", 5)) == [["short", "y", 4]]
+    assert reserve(client, ("a", "x", 8, "y", 5)) == [["short", "y", "4"]]
     assert client.mget("estoque:x", "estoque:y") == ["10", "4"]
     assert client.exists(keys.RESERVATIONS, keys.lock("x"), keys.lock("y")) == 0
 
@@ -221,7 +228,7 @@ def test_reserve_shares_a_lock_within_one_call_and_serves_the_first_order_first(
 
     first, second = reserve(client, ("a", "x", 8), ("b", "x", 8))
 
-    assert (first[0], second) == ("reserved", ["short", "x", 2])
+    assert (first[0], second) == ("reserved", ["short", "x", "2"])
     assert client.get(keys.lock("x")) == "a"
 
 
@@ -334,6 +341,38 @@ def test_settle_releases_only_its_own_locks_and_tells_who_waits(client: "redis.R
     assert message is not None
     assert message["data"] == "a confirmed\nb rejected"
     assert client.mget(keys.lock("x"), keys.lock("y")) == [None, "somebody"]
+
+
+# --- read -----------------------------------------------------------------------------------------
+
+
+def test_read_shows_orders_as_their_clients_see_them_and_nothing_of_what_is_not_whole(
+    client: "redis.Redis",
+) -> None:
+    client.hset(keys.order("a"), mapping={"document": '{"id":"a"}', "status": "queued", "updated_at": 1})
+    client.hset(
+        keys.order("b"), mapping={"document": "2", "status": "rejected", "updated_at": 3, "reason": "{}"}
+    )
+    client.hset(
+        keys.order("c"), mapping={"document": "2", "status": "queued", "updated_at": 3, "cancel": "1"}
+    )
+    client.hset(
+        keys.order("d"), mapping={"document": "2", "status": "confirmed", "updated_at": 3, "reason": ""}
+    )
+    client.hset(keys.order("torn"), mapping={"document": "2", "updated_at": 3})
+
+    replies = scripts.run(
+        client, "read", [keys.order(each) for each in ("a", "b", "c", "d", "torn", "e")], []
+    )
+
+    assert replies == [
+        [{"id": "a"}, "queued", None, 1, False],
+        [2, "rejected", {}, 3, False],
+        [2, "queued", None, 3, True],
+        [2, "confirmed", None, 3, False],
+        None,
+        None,
+    ]
 
 
 # --- the small ones -------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 -- KEYS 1 orders:open, 2 broker queue ('' = the caller publishes); then per order: idempotency key, order record, rate bucket
 -- ARGV 1 now ms, 2 time-to-live s, 3 queue limit, 4 orders per second and client (0 = no limit), 5 sweep at ms;
 --      then per order: id, fingerprint, client, document, message
--- REPLY per order: {'accepted'} | {'replayed', id} | {'reused', id} | {'lost', id} | {'rate_limited', wait ms} | {'queue_full'}
+-- REPLY JSON, per order: {'accepted'} | {'replayed', id} | {'reused', id} | {'lost', id} | {'rate_limited', wait ms} | {'queue_full'}
 --   'lost': the key stands for another id whose record is gone; the caller asks again under that id.
 local call = redis.call
 local now, ttl, queue_limit, rate, sweep_at = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
@@ -52,4 +52,4 @@ for i = 1, (#ARGV - 5) / 5 do
     end
   end
 end
-return replies
+return cjson.encode(replies)

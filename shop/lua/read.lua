@@ -1,9 +1,17 @@
 -- Reads orders as clients see them.
 --
 -- KEYS order records
--- REPLY {document, status, reason, updated at ms, cancel} per order; each is nil where Redis has no such thing
+-- REPLY JSON, per order: [document, status, reason or null, updated at ms, whether it is to be cancelled], or null
 local replies = {}
 for at, record in ipairs(KEYS) do
-  replies[at] = redis.call('HMGET', record, 'document', 'status', 'reason', 'updated_at', 'cancel')
+  local document, status, reason, updated_at, cancel =
+    unpack(redis.call('HMGET', record, 'document', 'status', 'reason', 'updated_at', 'cancel'))
+  local reply = 'null'
+  if document and status and updated_at then
+    if not reason or reason == '' then reason = 'null' end
+    -- Document and reason are JSON already.
+    reply = '[' .. document .. ',"' .. status .. '",' .. reason .. ',' .. updated_at .. ',' .. tostring(cancel ~= false) .. ']'
+  end
+  replies[at] = reply
 end
-return replies
+return '[' .. table.concat(replies, ',') .. ']'

@@ -3,7 +3,7 @@
 -- KEYS 1 reservations, 2 orders:open
 -- ARGV 1 now ms, 2 lock time-to-live ms (0 = take no locks), 3 attempts allowed, 4 sweep at ms;
 --      then per order: id, token of a new reservation, number of lines, then per line: sku, units
--- REPLY per order: {'reserved', token, lock owner, sku, ...} | {'short', sku, free, ...} | {'busy', sku} | {'not_loaded', sku, ...}
+-- REPLY JSON, per order: {'reserved', token, lock owner, sku, ...} | {'short', sku, free, ...} | {'busy', sku} | {'not_loaded', sku, ...}
 --                | {'ended', status} | {'cancelled'} | {'exhausted'} | {'unrecorded'}
 --   'reserved': names the SKUs whose locks this call took for `lock owner`. 'busy': another order holds the SKU's lock.
 --   'not_loaded': `estoque:` is missing or no integer. 'ended': nothing is left to do. 'unrecorded': Redis lost the order.
@@ -47,7 +47,7 @@ local function reserve(id, new_token, first, last)
         missing[#missing + 1] = ARGV[at]
       elseif tonumber(free) < tonumber(ARGV[at + 1]) then
         short[#short + 1] = ARGV[at]
-        short[#short + 1] = tonumber(free)
+        short[#short + 1] = free
       end
     end
     if #missing > 1 then return missing end
@@ -73,4 +73,4 @@ while at <= #ARGV do
   replies[#replies + 1] = reserve(ARGV[at], ARGV[at + 1], at + 3, at + 2 + 2 * lines)
   at = at + 3 + 2 * lines
 end
-return replies
+return cjson.encode(replies)

@@ -5,7 +5,7 @@
 -- ARGV 1 time-to-live s of an ended order, 2 number of orders; then per order: id, status, since when (ms), token that
 --      PostgreSQL counts as confirmed ('' = none), reason (JSON or ''), accept a lost reservation ('1' or '0');
 --      then locks: sku, owner, ...
--- REPLY per order: {'settled'} | {'kept', status} | {'cancel_requested'} | {'lost'}
+-- REPLY JSON, per order: {'settled'} | {'kept', status} | {'cancel_requested'} | {'lost'}
 --   'kept': it had ended before. 'cancel_requested': somebody cancelled it meanwhile; nothing was published, cancel it now.
 --   'lost': PostgreSQL counts a reservation that Redis no longer has as it was: nobody can tell whether `estoque:` knows of
 --      these units. Nothing was done; have its SKUs loaded afresh, then accept the loss.
@@ -56,4 +56,4 @@ for lock = at, #ARGV, 2 do
   if call('GET', key) == ARGV[lock + 1] then call('DEL', key) end
 end
 if #news > 0 then call('PUBLISH', KEYS[4], table.concat(news, '\n')) end
-return replies
+return cjson.encode(replies)
