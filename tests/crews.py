@@ -57,10 +57,10 @@ class Worker:
 
 
 @contextmanager
-def a_busy_crew(crew: Worker) -> Iterator[str]:
-    """While it lasts, the crew's process works on one errand, whose name this is."""
+def a_busy_crew(crew: Worker, **options: Any) -> Iterator[str]:
+    """While it lasts, a process of the crew works on one errand, whose name this is. `options`: how it is sent."""
     (name,) = some(1)
-    send(name, "waits")
+    send(name, "waits", **options)
     wait_until(lambda: crew.diary.batches(name), what="the errand to keep it busy")
     try:
         yield name

@@ -1,19 +1,24 @@
 """Batches: what waits is worked on together, and each message stays a task of its own."""
 
+import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from celery.events.state import State
+from celery.exceptions import SoftTimeLimitExceeded
 
+from tasks.orders import fulfil_order
 from tests.builders import wait_until
 from tests.crews import SOON_S, Worker, a_busy_crew, in_hand, of, wait_for_all, wait_in_line, what_is_told
 from tests.errands import SOON_OVERDUE, STOCK, Diary, an_app, app, send, some
+from workers.batching import Unhandled, pool_turn, run_batch
 from workers.embedded import RedisServer
 
 
@@ -69,6 +74,70 @@ def test_a_batch_has_its_limits(tmp_path: Path) -> None:
     assert max(map(len, batches)) == 12
     assert max(sum(name in large for name in batch) for batch in batches) == 2
     assert [large[-1]] in batches
+
+
+def test_a_full_batch_goes_to_the_pool_while_another_is_at_work_and_waits_there_for_its_turn(
+    tmp_path: Path,
+) -> None:
+    names = some(6)
+    with Worker(tmp_path, "-Q", "chores", "-c", "3", limits={"BATCH_MESSAGES": 4}) as worker:
+        with a_busy_crew(worker, queue="chores") as busy:
+            for name in names:
+                send(name, queue="chores")
+            wait_until(lambda: set(names[:4]) <= in_hand(worker, "active"), what="a batch in the pool")
+            begun = worker.diary.batches()
+        wait_for_all(worker, names)
+
+        assert begun == [[busy]]
+        assert worker.diary.batches() == [[busy], names[:4], names[4:]]
+
+
+def test_a_batch_whose_turn_does_not_come_in_time_is_offered_again() -> None:
+    bodies = [b"no message", b"nor is this"]
+
+    with the_turn_of_another_process(), interrupted_after(0.2):
+        late = run_batch(fulfil_order.name, bodies)
+    in_time = run_batch(fulfil_order.name, bodies)
+
+    assert late == [Unhandled.IN_LINE, Unhandled.IN_LINE]
+    assert in_time == [Unhandled.ALONE, Unhandled.ALONE]
+
+
+@contextmanager
+def the_turn_of_another_process() -> Iterator[None]:
+    """While it lasts, nobody here gets a turn."""
+    fork = multiprocessing.get_context("fork")
+    taken, over = fork.Event(), fork.Event()
+
+    def have_it() -> None:
+        pool_turn.wait()
+        taken.set()
+        over.wait(SOON_S)
+
+    process = fork.Process(target=have_it)
+    process.start()
+    taken.wait(SOON_S)
+    try:
+        yield
+    finally:
+        over.set()
+        process.join()
+
+
+@contextmanager
+def interrupted_after(delay_s: float) -> Iterator[None]:
+    """As the pool's soft time limit does, with a signal."""
+
+    def interrupt(*_: object) -> None:
+        raise SoftTimeLimitExceeded
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, delay_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 # --- each for itself -----------------------------------------------------------------------------

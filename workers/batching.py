@@ -13,8 +13,11 @@ want, and all of a batch that failed. So a message that breaks or kills its work
 Without an event loop, or with another broker than Redis, everything goes Celery's own way.
 """
 
+import fcntl
+import os
 import random
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,6 +26,7 @@ from typing import Any
 
 import msgspec
 from celery import current_app, signals
+from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 from celery.utils.time import utcoffset
@@ -68,10 +72,43 @@ class TryLater(Exception):
     """Nothing of a batch can be done at present; nothing of it was done wrong."""
 
 
+class Turn:
+    """One batch at a time, among the processes of a pool. The kernel ends the turn of a process that dies (fcntl(2)).
+
+    The file has to be opened before the pool forks: each worker has its own.
+    """
+
+    def __init__(self) -> None:
+        with tempfile.TemporaryFile() as file:
+            self._file = os.dup(file.fileno())
+
+    def wait(self) -> None:
+        """Take the turn, once nobody else has it."""
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+
+    def end(self) -> None:
+        """Give it up, or do nothing where this process has not got it."""
+        fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+
+#: Of this worker's pool.
+pool_turn = Turn()
+
+
 def run_batch(task_name: str, bodies: Sequence[bytes]) -> list[Outcome]:
-    """In the pool's process: call the task's `batch`."""
+    """In the pool's process: call the task's `batch` when it is this process's turn."""
     task: Any = current_app.tasks[task_name]
-    outcomes: list[Outcome] = task.batch(bodies)
+    has_begun = False
+    try:
+        pool_turn.wait()
+        has_begun = True
+        outcomes: list[Outcome] = task.batch(bodies)
+    except SoftTimeLimitExceeded:
+        if has_begun:
+            raise
+        return [Unhandled.IN_LINE] * len(bodies)
+    finally:
+        pool_turn.end()
     if len(outcomes) != len(bodies):
         raise ValueError(f"{task_name} answered {len(outcomes)} of {len(bodies)} messages")
     return outcomes
@@ -156,7 +193,7 @@ class Line:
         )
         self._waiting: deque[Any] = deque()
         self._is_scheduled = False
-        self._is_working = False
+        self._at_work = 0
         self._wait_s = SHORTEST_WAIT_S
         self._rest_s = SHORTEST_REST_S
         self._resting_until = 0.0
@@ -215,7 +252,7 @@ class Line:
 
     def _schedule(self, delay_s: float = 0.0) -> None:
         """Begin a batch when this turn of the loop is over: all that came with this message come along."""
-        if self._is_scheduled or self._is_working:
+        if self._is_scheduled or not self._may_begin():
             return
         self._is_scheduled = True
         delay_s = max(delay_s, self._resting_until - time.monotonic())
@@ -233,11 +270,14 @@ class Line:
             for request in self._waiting:
                 state.active_requests.discard(request)
             self._waiting.clear()
-        batch = self._next_batch()
-        if batch and not self._is_working:
-            self._is_working = True
+        while self._may_begin() and (batch := self._next_batch()):
+            self._at_work += 1
             # The pool's semaphore: a free process, or the first that becomes free.
             self._consumer.controller._quick_acquire(self._hand_over, batch)
+
+    def _may_begin(self) -> bool:
+        """Whether a batch may go: when none is at work; and a full one already when one is, to wait there for its turn."""
+        return self._at_work == 0 or (self._at_work == 1 and len(self._waiting) >= BATCH_MESSAGES)
 
     def _next_batch(self) -> list[Any]:
         batch: list[Any] = []
@@ -343,6 +383,6 @@ class Line:
             requests[0].message.channel.put_back([request.message.delivery_tag for request in requests])
 
     def _go_on(self) -> None:
-        self._is_working = False
+        self._at_work -= 1
         if self._waiting and not state.should_stop:
             self._schedule()
