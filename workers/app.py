@@ -3,7 +3,6 @@
 It names the packages that hold the work by string only.
 """
 
-import gc
 import os
 from typing import Any
 
@@ -14,6 +13,8 @@ from kombu import Exchange, Queue
 from kombu.serialization import register
 from kombu.utils.json import loads
 
+from workers.memory import keep_what_is_loaded
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
 
 #: A message not acknowledged for so long is delivered again. It must be longer than any task may take, and short, because
@@ -23,7 +24,7 @@ TASK_SOFT_LIMIT_S = 10
 TASK_HARD_LIMIT_S = 12
 
 #: Messages in hand, fetched and not acknowledged, for each process of the pool.
-PREFETCH_PER_PROCESS = 96
+PREFETCH_PER_PROCESS = 128
 
 # Events are JSON as everywhere in Celery, written by a faster encoder: there are three for each task.
 _encode: Any = msgspec.json.encode
@@ -52,7 +53,7 @@ app.conf.update(
     task_queues=[Queue(name, Exchange(name), routing_key=name) for name in ("orders", "maintenance")],
     task_default_queue="maintenance",
     task_routes={"tasks.orders.*": {"queue": "orders"}, "tasks.maintenance.*": {"queue": "maintenance"}},
-    # Two batches in hand, one of them being worked on; what a frozen worker holds is what others wait for.
+    # Three batches in hand: at work, next in turn, gathering. What a frozen worker holds is what others wait for.
     worker_prefetch_multiplier=PREFETCH_PER_PROCESS,
     worker_enable_prefetch_count_reduction=False,
     worker_cancel_long_running_tasks_on_connection_loss=False,
@@ -84,7 +85,5 @@ app.conf.update(
 
 
 @worker_init.connect
-def _keep_what_is_loaded(**_: Any) -> None:
-    """Spare the garbage collector what lives as long as the worker, and its processes the copying (docs of `gc.freeze`)."""
-    gc.collect()
-    gc.freeze()
+def _settle_down(**_: Any) -> None:
+    keep_what_is_loaded()

@@ -29,6 +29,7 @@ from shop.web.http import Answer, Request  # noqa: E402
 from shop.web.parsing import request_id  # noqa: E402
 from shop.web.problems import Kind, Problem  # noqa: E402
 from shop.web.problems import response as problem_answer  # noqa: E402
+from workers.memory import keep_what_is_loaded  # noqa: E402
 
 log = structlog.get_logger()
 
@@ -131,6 +132,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
         if message["type"] == "lifespan.startup":
             queue.fulfil_message(queue.EXAMPLE)  # build the template now, not in the first order
             await asyncio.to_thread(storage_check.warn_about_redis)
+            keep_what_is_loaded()
             await send({"type": "lifespan.startup.complete"})
         else:
             await results.close()
