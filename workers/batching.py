@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -121,6 +122,9 @@ def strategy(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
     is_prefork = consumer.pool.uses_semaphore
     if consumer.hub is None or not is_prefork or not isinstance(consumer.connection.transport, Transport):
         return alone
+    before = getattr(consumer.strategies.get(task.name), "__self__", None)
+    if isinstance(before, Line):
+        before.forget()
     return Line(task, app, consumer, alone).receive
 
 
@@ -192,8 +196,11 @@ class Line:
             app=app,
         )
         self._waiting: deque[Any] = deque()
+        #: Told to stay in line, and offered again when a timer says so, which ends with the connection.
+        self._in_line: set[Any] = set()
         self._is_scheduled = False
-        self._at_work = 0
+        #: Batches that were handed to the pool. When the connection is lost, the pool drops those it has not written yet.
+        self._at_work: list[list[Any]] = []
         self._wait_s = SHORTEST_WAIT_S
         self._rest_s = SHORTEST_REST_S
         self._resting_until = 0.0
@@ -265,19 +272,27 @@ class Line:
 
     def _begin(self) -> None:
         self._is_scheduled = False
-        if self._consumer.connection is not self._connection:
-            # Messages of a connection that is gone come again; they can't be acknowledged here.
-            for request in self._waiting:
-                state.active_requests.discard(request)
-            self._waiting.clear()
+        if self._is_over():
+            self.forget()
         while self._may_begin() and (batch := self._next_batch()):
-            self._at_work += 1
+            self._at_work.append(batch)
             # The pool's semaphore: a free process, or the first that becomes free.
             self._consumer.controller._quick_acquire(self._hand_over, batch)
 
+    def _is_over(self) -> bool:
+        """Whether the connection is gone that brought these messages; a new one has a line of its own."""
+        return self._consumer.connection is not self._connection
+
+    def forget(self) -> None:
+        """Drop all. Messages of a connection that is gone come again; they can't be acknowledged here."""
+        for request in chain(self._waiting, self._in_line, *self._at_work):
+            state.active_requests.discard(request)
+        self._waiting.clear()
+        self._in_line.clear()
+
     def _may_begin(self) -> bool:
         """Whether a batch may go: when none is at work; and a full one already when one is, to wait there for its turn."""
-        return self._at_work == 0 or (self._at_work == 1 and len(self._waiting) >= BATCH_MESSAGES)
+        return not self._at_work or (len(self._at_work) == 1 and len(self._waiting) >= BATCH_MESSAGES)
 
     def _next_batch(self) -> list[Any]:
         batch: list[Any] = []
@@ -331,7 +346,7 @@ class Line:
             self._stay_in_line(in_line, is_stuck=len(in_line) == len(batch))
         finally:
             # Whatever Redis did meanwhile.
-            self._go_on()
+            self._go_on(batch)
 
     def _succeed(self, request: Any, result: str, runtime_s: float) -> None:
         """As `Request.on_success`."""
@@ -345,10 +360,14 @@ class Line:
         patient_since = time.monotonic() - IN_LINE_MAX_S
         self._put_back([request for request in requests if request.in_line_since < patient_since])
         again = [request for request in requests if request.in_line_since >= patient_since]
-        if again:
+        self._in_line.update(again)
+        if self._is_over():
+            self.forget()
+        elif again:
             self._consumer.hub.call_later(random.uniform(0.5, 1) * self._wait_s, self._offer_again, again)
 
     def _offer_again(self, requests: list[Any]) -> None:
+        self._in_line.difference_update(requests)
         self._waiting.extendleft(reversed(requests))
         self._schedule()
 
@@ -365,7 +384,7 @@ class Line:
                 for request in batch:
                     self._go_alone(request)
         finally:
-            self._go_on()
+            self._go_on(batch)
 
     def _rest(self, batch: list[Any], reason: TryLater) -> None:
         """Return everything to the queue and do nothing for a while; longer each time."""
@@ -377,12 +396,12 @@ class Line:
         self._waiting.clear()
 
     def _put_back(self, requests: list[Any]) -> None:
-        if requests and self._consumer.connection is self._connection:
+        if requests and not self._is_over():
             for request in requests:
                 state.task_ready(request)
             requests[0].message.channel.put_back([request.message.delivery_tag for request in requests])
 
-    def _go_on(self) -> None:
-        self._at_work -= 1
+    def _go_on(self, batch: list[Any]) -> None:
+        self._at_work.remove(batch)
         if self._waiting and not state.should_stop:
             self._schedule()
