@@ -3,12 +3,15 @@
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from kombu.asynchronous import Hub, get_event_loop, set_event_loop
 from redis.commands.core import Script
 
 from tests.builders import wait_until
@@ -111,7 +114,7 @@ def test_a_message_on_its_way_to_a_worker_that_dies_is_kept(
         else:
             client.delete(FIRST)
         put_many(client, 1)
-        taker.channel._is_awake = True
+        taker.channel.is_awake = True
 
         taker.connection.transport.cycle.on_poll_start()
         wait_until(lambda: not client.llen(FIRST), what="taking it from the queue")
@@ -259,6 +262,49 @@ def test_acknowledgements_are_sent_together_and_all_arrive(client: "redis.Redis"
 
     assert client.zcard("unacked_index") == 0
     assert client.info("commandstats")["cmdstat_hdel"]["calls"] < 40
+
+
+def test_acknowledgements_travel_with_the_next_fetch_also_where_redis_forgot_the_script(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "PACE_S", 0)
+    with an_event_loop(), a_taker(FIRST, prefetch=10) as taker:
+        put_many(client, 20)
+        taker.take()
+        for message in taker.messages[:4]:
+            message.ack()
+        before = client.hlen("unacked")
+        client.script_flush()
+        taker.take_all()
+
+        assert (before, client.hlen("unacked"), client.zcard("unacked_index")) == (10, 10, 10)
+        assert (len(taker.messages), client.llen(FIRST)) == (14, 6)
+
+
+def test_acknowledgements_that_no_fetch_takes_along_are_sent_soon(client: "redis.Redis") -> None:
+    with an_event_loop() as hub, a_taker(FIRST) as taker:
+        put_many(client, 1)
+        taker.take()
+        taker.messages[0].ack()
+        taker.consumer.cancel()
+        before = client.hlen("unacked")
+        wait_until(lambda: next(hub.loop) is None and not client.hlen("unacked"), what="the acknowledgement")
+
+        assert before == 1
+
+
+@contextmanager
+def an_event_loop() -> Iterator[Any]:
+    """While it lasts, kombu finds the event loop that a worker has."""
+    hub = Hub()
+    hub.call_repeatedly(0.01, lambda: None)  # it never rests for long
+    before = get_event_loop()
+    set_event_loop(hub)
+    try:
+        yield hub
+    finally:
+        set_event_loop(before)
+        hub.close()
 
 
 def test_what_is_put_back_is_first_in_line_again_as_if_never_fetched(client: "redis.Redis") -> None:

@@ -4,7 +4,8 @@ It is kombu's own transport with the same keys and formats, so workers with and 
 
 - kombu pops a message and then records it as unacknowledged; a worker that dies in between loses it. Here one script
   does both, for as many messages as the prefetch limit allows.
-- kombu acknowledges message by message, two commands each. Here those of one turn of the event loop go together.
+- kombu acknowledges message by message, two commands each, and waits for their replies. Here they travel with the next
+  fetch; when nothing is being fetched, those of one turn of the event loop go together.
 - kombu makes a client for each operation. Here a channel has one.
 
 Written against kombu 5.7; `tests/test_contracts.py` fails when the parts of kombu that it relies on change.
@@ -36,6 +37,8 @@ FETCH_MAX = 128
 OTHERS_SHARE = 8
 #: Under load, fetches are so far apart: fuller ones cost less per message. The first after a silence goes at once.
 PACE_S = 0.004
+#: An acknowledgement waits so long for a fetch that takes it along, at most.
+ACKNOWLEDGE_WITHIN_S = 0.02
 #: Messages that no consumer can read are kept here, the newest thousand, for people to look at.
 UNREADABLE = "unreadable"
 
@@ -63,7 +66,7 @@ class Message(virtual.Message):
 
 
 class QoS(kombu_redis.QoS):
-    """What is fetched and not acknowledged, with the acknowledgements of one turn of the loop sent together."""
+    """What is fetched and not acknowledged, with acknowledgements sent together."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -77,7 +80,7 @@ class QoS(kombu_redis.QoS):
             super().append(message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
-        """Acknowledge at the end of this turn of the loop; without a loop, now.
+        """Acknowledge with the next fetch, or at the end of this turn of the loop; without a loop, now.
 
         On a connection that was lost it is not possible: the message comes again, and its work is found done.
         """
@@ -89,12 +92,19 @@ class QoS(kombu_redis.QoS):
         if hub is None or self.channel.closed:
             self.flush()
         elif len(self._acknowledged) == 1:
-            hub.call_soon(self.flush)
+            if self.channel.is_awake:
+                hub.call_later(ACKNOWLEDGE_WITHIN_S, self.flush)
+            else:
+                hub.call_soon(self.flush)
+
+    def take_acknowledged(self) -> list[str]:
+        """The acknowledgements that wait, to be sent now. One that can't be sent costs a redelivery, not a message."""
+        tags, self._acknowledged = self._acknowledged, []
+        return tags
 
     def flush(self) -> None:
-        """Send the acknowledgements that wait. Those that can't be sent cost a redelivery, not a message."""
-        tags, self._acknowledged = self._acknowledged, []
-        if tags:
+        """Send the acknowledgements that wait."""
+        if tags := self.take_acknowledged():
             with self.channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
                 pipe.zrem(self.unacked_index_key, *tags).hdel(self.unacked_key, *tags).execute()
 
@@ -131,10 +141,12 @@ class Channel(kombu_redis.Channel):
     priority_steps = [0]  # noqa: RUF012 - as kombu declares it
 
     is_fetching = False
+    #: Whether the last fetch found something, so that the next one comes soon.
+    is_awake = False
     _shared: Any = None
     _asked: Sequence[str] = ()
+    _carried: Sequence[str] = ()
     _next_fetch_at = 0.0
-    _is_awake = False
     _wake_up: Any = None
 
     @contextmanager
@@ -172,16 +184,18 @@ class Channel(kombu_redis.Channel):
             return
         connection = self.client.connection
         self._in_poll, self._brpop_sent_at = connection, monotonic()
-        if self._is_awake:
+        if self.is_awake:
+            self._carried = self.qos.take_acknowledged()
             self._ask(connection)
         else:
+            self._carried = ()
             wait_s = self.brpop_timeout if timeout is None else timeout
             connection.send_command("BLMOVE", queues[0], queues[0], "RIGHT", "RIGHT", wait_s or 0)
 
     def _must_pause(self) -> bool:
         left_s = self._next_fetch_at - monotonic()
         hub = get_event_loop()
-        if left_s <= 0 or hub is None or not self._is_awake:
+        if left_s <= 0 or hub is None or not self.is_awake:
             return False
         if self._wake_up is None:
             self._wake_up = hub.call_later(left_s, self._end_pause)
@@ -198,7 +212,7 @@ class Channel(kombu_redis.Channel):
         limit = self.qos.can_consume_max_estimate()
         script = _script("fetch")
         keys = [self.unacked_key, self.unacked_index_key, UNREADABLE, *self._asked]
-        args = [time(), FETCH_MAX if limit is None else min(limit, FETCH_MAX), OTHERS_SHARE]
+        args = [time(), FETCH_MAX if limit is None else min(limit, FETCH_MAX), OTHERS_SHARE, *self._carried]
         connection.send_command("EVALSHA", script.sha, len(keys), *keys, *args)
 
     def _brpop_read(self, **options: Any) -> bool:
@@ -222,7 +236,7 @@ class Channel(kombu_redis.Channel):
         """What the last command brought; after a look, what a fetch brings."""
         try:
             reply = connection.read_response()
-            if self._is_awake:
+            if self.is_awake:
                 return reply
             if self._closing or not self.active_queues:
                 raise Empty
@@ -235,7 +249,7 @@ class Channel(kombu_redis.Channel):
             return connection.read_response()
 
     def _deliver_all(self, fetched: Sequence[Sequence[bytes]]) -> bool:
-        self._is_awake = any(fetched)
+        self.is_awake = any(fetched)
         self._next_fetch_at = monotonic() + PACE_S
         self.is_fetching = True
         try:
@@ -244,7 +258,7 @@ class Channel(kombu_redis.Channel):
                     self._deliver_one(queue, message)
         finally:
             self.is_fetching = False
-        if not self._is_awake:
+        if not self.is_awake:
             raise Empty
         return True
 

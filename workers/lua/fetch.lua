@@ -1,10 +1,15 @@
 -- Takes messages from queues and records each as unacknowledged, in one step: a worker that dies loses none of them.
+-- Forgets those that it acknowledges.
 -- The record is kombu's own (a hash entry and a time), so that every kombu worker can restore it.
 --
 -- KEYS 1 unacked, 2 unacked_index, 3 unreadable, then queues; the last one gets what the others leave of the limit
--- ARGV 1 now s, 2 limit, 3 share of each queue but the last
+-- ARGV 1 now s, 2 limit, 3 share of each queue but the last, then tags that are acknowledged
 -- REPLY per queue: the messages taken, oldest first; those without a tag are kept as unreadable
 local call = redis.call
+if #ARGV > 3 then
+  call('HDEL', KEYS[1], unpack(ARGV, 4))
+  call('ZREM', KEYS[2], unpack(ARGV, 4))
+end
 local left = tonumber(ARGV[2])
 local replies = {}
 for at = 4, #KEYS do
