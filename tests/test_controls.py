@@ -20,15 +20,15 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "a lock is released only by its holder",
         "settle.lua",
-        "if call('GET', key) == ARGV[lock + 1] then",
+        "if holder == ARGV[from + 2 * n - 1] then",
         "if true then",
         test_fulfilment.test_a_holder_that_froze_past_its_lock_does_not_release_the_next_holders,
     ),
     (
         "a foreign lock is respected",
         "reserve.lua",
-        "return holder and holder ~= id",
-        "return false",
+        "if holder and holder ~= id then",
+        "if false then",
         test_fulfilment.test_an_order_behind_a_foreign_lock_waits_and_touches_nothing,
     ),
     (

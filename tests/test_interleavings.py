@@ -121,15 +121,15 @@ CONTROLS: list[tuple[str, str, str, str, Tell]] = [
     (
         "a lock is released only by its holder",
         "settle.lua",
-        "if call('GET', key) == ARGV[lock + 1] then",
+        "if holder == ARGV[from + 2 * n - 1] then",
         "if true then",
         stories.a_lock_that_ran_out,
     ),
     (
         "what is not spent is given back",
         "settle.lua",
-        "local spent = held and held[1] == counted",
-        "local spent = held",
+        """#counted + 4) == '["' .. counted .. '",'""",
+        "#counted + 4) ~= ''",
         stories.given_up_but_alive,
     ),
     (

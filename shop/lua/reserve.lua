@@ -11,10 +11,13 @@ local call = redis.call
 local now, lock_ttl, allowed, sweep_at = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local owners = {}  -- sku -> the order of this call that took its lock
 
-local function locked_by_another(sku, id)
-  if lock_ttl == 0 or owners[sku] then return false end
-  local holder = call('GET', 'lock:produto:' .. sku)
-  return holder and holder ~= id
+-- What Redis has of an order's lines: holder of the lock and counter of the first, of the second, ...
+local function look_at(first, last)
+  local names = {}
+  for at = first, last, 2 do
+    names[at - first + 1], names[at - first + 2] = 'lock:produto:' .. ARGV[at], 'estoque:' .. ARGV[at]
+  end
+  return call('MGET', unpack(names))
 end
 
 local function take_locks(id, first, last, reply)
@@ -34,20 +37,21 @@ local function reserve(id, new_token, first, last)
   local status, cancel = unpack(call('HMGET', record, 'status', 'cancel'))
   if not status then return {'unrecorded'} end
   if status ~= 'queued' then return {'ended', status} end
+  local found, before = look_at(first, last), first - 1
   for at = first, last, 2 do
-    if locked_by_another(ARGV[at], id) then return {'busy', ARGV[at]} end
+    local holder = lock_ttl > 0 and not owners[ARGV[at]] and found[at - before]
+    if holder and holder ~= id then return {'busy', ARGV[at]} end
   end
   local held = call('HGET', KEYS[1], id)
   if not held then
     if cancel then return {'cancelled'} end
     local missing, short = {'not_loaded'}, {'short'}
     for at = first, last, 2 do
-      local free = call('GET', 'estoque:' .. ARGV[at])
+      local free = found[at + 1 - before]
       if not free or not string.match(free, '^-?%d+$') or #free > 15 then
         missing[#missing + 1] = ARGV[at]
       elseif tonumber(free) < tonumber(ARGV[at + 1]) then
-        short[#short + 1] = ARGV[at]
-        short[#short + 1] = free
+        short[#short + 1], short[#short + 2] = ARGV[at], free
       end
     end
     if #missing > 1 then return missing end

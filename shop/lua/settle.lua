@@ -26,11 +26,11 @@ local function settle(id, status, since, counted, reason, accept_lost)
   local open = not was or was == 'queued'
   if was == 'queued' and status ~= 'cancelled' and cancel then return {'cancel_requested'} end
   local held = call('HGET', KEYS[1], id)
-  held = held and cjson.decode(held)
-  local spent = held and held[1] == counted
+  -- A reservation is a JSON list, and its token comes first.
+  local spent = held and string.sub(held, 1, #counted + 4) == '["' .. counted .. '",'
   if counted ~= '' and not spent and open and accept_lost == '0' then return {'lost'} end
   if held then
-    if not spent then give_back(held) end
+    if not spent then give_back(cjson.decode(held)) end
     call('HDEL', KEYS[1], id)
   end
   call('ZREM', KEYS[2], id)
@@ -45,15 +45,21 @@ local function settle(id, status, since, counted, reason, accept_lost)
   return {'settled'}
 end
 
+local function release(from, to)
+  local locks, ours = {}, {}
+  for lock = from, to, 2 do locks[#locks + 1] = 'lock:produto:' .. ARGV[lock] end
+  -- Whoever froze for longer than the lock lives must not release the lock of the next holder: compare, then delete.
+  for n, holder in ipairs(call('MGET', unpack(locks))) do
+    if holder == ARGV[from + 2 * n - 1] then ours[#ours + 1] = locks[n] end
+  end
+  if #ours > 0 then call('DEL', unpack(ours)) end
+end
+
 local replies, at = {}, 3
 for i = 1, tonumber(ARGV[2]) do
   replies[i] = settle(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5])
   at = at + 6
 end
-for lock = at, #ARGV, 2 do
-  -- Whoever froze for longer than the lock lives must not release the lock of the next holder: compare, then delete.
-  local key = 'lock:produto:' .. ARGV[lock]
-  if call('GET', key) == ARGV[lock + 1] then call('DEL', key) end
-end
+for from = at, #ARGV, 1000 do release(from, math.min(from + 999, #ARGV)) end
 if #news > 0 then call('PUBLISH', KEYS[4], table.concat(news, '\n')) end
 return cjson.encode(replies)
