@@ -232,7 +232,7 @@ def _settle(
             decided.since_ms,
             decided.token,
             reason,
-            "1" if accept_lost else "0",
+            _json.encode(skus[order_id]) if accept_lost else "",
         ]
     names = [keys.RESERVATIONS, keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.SETTLED_CHANNEL]
     with store_faults():
@@ -248,8 +248,8 @@ def _settle(
                 outcomes[order_id] = cancel(order_id, client=client, undecided=True)
             case ["lost"]:
                 log.warning("reservation lost, loading its stock afresh", order=order_id)
-                stock.unload(client, skus[order_id])
-                outcomes |= _settle({order_id: decided}, skus, [], client, accept_lost=True)
+                # What we believed is as old as what Redis lost: somebody may have cancelled the order since.
+                outcomes |= _settle(books.recorded([order_id]), skus, [], client, accept_lost=True)
             case _:
                 raise AssertionError(f"settle.lua answered {reply}")
     return outcomes

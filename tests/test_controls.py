@@ -69,13 +69,20 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "a reservation that Redis lost is noticed",
         "settle.lua",
-        "and open and accept_lost == '0' then return {'lost'} end",
-        "and false then return {'lost'} end",
+        "and not spent and open then",
+        "and false then",
         partial(
             test_fulfilment.test_whatever_redis_loses_under_a_worker_the_books_stay_exact,
             lost="everything",
             step="before the decision",
         ),
+    ),
+    (
+        "a lost reservation takes its counters with it",
+        "settle.lua",
+        "    forget(skus_if_lost)",
+        "",
+        test_fulfilment.test_a_loss_accepted_late_leaves_no_counter_that_a_second_loss_has_brought_back,
     ),
     (
         "units come back only to a counter that is loaded",

@@ -1,10 +1,12 @@
 """What becomes of orders: with one worker, with many at once, and after each kind of interruption."""
 
+from typing import Any
+
 import pytest
 import redis
 from django.db import connection
 
-from shop import books, fulfilment, keys, stock
+from shop import books, fulfilment, keys, scripts, stock
 from shop.books import Decision
 from shop.domain import LineShortage, Order, ReasonCode, Status
 from shop.fulfilment import Busy, Rules, cancel, fulfil
@@ -287,6 +289,67 @@ def test_whatever_redis_loses_under_a_worker_the_books_stay_exact(
     assert status_in_books(order) == "confirmed"
     assert list(outcomes.values()) == [Status.REJECTED, Status.CONFIRMED]
     assert free_in_redis(client, sku) == 0
+    assert_at_rest(client)
+
+
+def goes_back(client: "redis.Redis", order: Order, sku: str, units: int) -> None:
+    """Redis is again as it was when the order had just been accepted: it lost what it had not synced."""
+    client.flushdb()
+    accepted(client, order)
+    client.set(keys.stock(sku), units)
+    client.hset(keys.level(sku), mapping={"version": 1, "units": units})
+
+
+def test_a_loss_accepted_late_leaves_no_counter_that_a_second_loss_has_brought_back(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 8)))
+    record, run, settled = books.record, scripts.run, 0
+
+    def lose(decisions: list[Decision]) -> object:
+        recorded = record(decisions)
+        goes_back(client, order, sku, 10)
+        return recorded
+
+    def lose_again(redis_or_pipe: object, name: str, *call: Any) -> Any:
+        nonlocal settled
+        settled += name == "settle"
+        if name == "settle" and settled == 2:
+            goes_back(client, order, sku, 10)
+        return run(redis_or_pipe, name, *call)
+
+    monkeypatch.setattr(books, "record", lose)
+    monkeypatch.setattr(scripts, "run", lose_again)
+
+    outcomes = fulfil([order], client=client)
+
+    assert (outcomes[order.id], settled) == (Status.CONFIRMED, 2)
+    stock.load(client, [sku])
+    assert free_in_redis(client, sku) == 2
+    assert_at_rest(client)
+
+
+def test_a_worker_that_froze_while_its_order_was_cancelled_and_redis_lost_it_shows_what_the_books_say(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 8)))
+    record = books.record
+
+    def freeze(decisions: list[Decision]) -> object:
+        recorded = record(decisions)
+        books.cancel(order.id, undecided=False)
+        goes_back(client, order, sku, 10)
+        return recorded
+
+    monkeypatch.setattr(books, "record", freeze)
+
+    fulfil([order], client=client)
+
+    assert (status_in_redis(client, order), status_in_books(order)) == ("cancelled", "cancelled")
+    stock.load(client, [sku])
+    assert free_in_redis(client, sku) == 10
     assert_at_rest(client)
 
 

@@ -169,12 +169,12 @@ def reserve(client: "redis.Redis", *orders: tuple[Any, ...], ttl: int = 5000, at
 
 
 def settle(
-    client: "redis.Redis", *orders: tuple[str, str, str], locks: tuple[str, ...] = (), lost: str = "0"
+    client: "redis.Redis", *orders: tuple[str, str, str], locks: tuple[str, ...] = (), forget: str = ""
 ) -> Any:
     """Settle orders, each `(id, status, token)`."""
     args: list[Any] = [100, len(orders)]
     for order, status, token in orders:
-        args += [order, status, 3000, token, "", lost]
+        args += [order, status, 3000, token, "", forget]
     names = [keys.RESERVATIONS, keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.SETTLED_CHANNEL]
     return scripts.run(client, "settle", names, [*args, *locks])
 
@@ -310,13 +310,16 @@ def test_settle_does_nothing_where_redis_lost_the_reservation_until_that_is_acce
     client: "redis.Redis", held: str | None
 ) -> None:
     queued(client, "a")
+    client.set(keys.stock("x"), 2)
+    client.hset(keys.level("x"), "version", 1)
     if held:
         client.hset(keys.RESERVATIONS, "a", held)
 
     assert settle(client, ("a", "confirmed", "token")) == [["lost"]]
     assert client.hget(keys.order("a"), "status") == "queued"
-    assert settle(client, ("a", "confirmed", "token"), lost="1") == [["settled"]]
-    assert client.exists(keys.RESERVATIONS) == 0
+    assert client.get(keys.stock("x")) == "2"
+    assert settle(client, ("a", "confirmed", "token"), forget='["x"]') == [["settled"]]
+    assert client.exists(keys.RESERVATIONS, keys.stock("x"), keys.level("x")) == 0
 
 
 def test_settle_publishes_nothing_about_an_order_that_was_cancelled_meanwhile(client: "redis.Redis") -> None:

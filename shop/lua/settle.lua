@@ -3,12 +3,12 @@
 --
 -- KEYS 1 reservations, 2 orders:open, 3 orders:cancelling, 4 channel
 -- ARGV 1 time-to-live s of an ended order, 2 number of orders; then per order: id, status, since when (ms), token that
---      PostgreSQL counts as confirmed ('' = none), reason (JSON or ''), accept a lost reservation ('1' or '0');
+--      PostgreSQL counts as confirmed ('' = none), reason (JSON or ''), SKUs to forget if the reservation is lost (JSON or '');
 --      then locks: sku, owner, ...
 -- REPLY JSON, per order: {'settled'} | {'kept', status} | {'cancel_requested'} | {'lost'}
 --   'kept': it had ended before. 'cancel_requested': somebody cancelled it meanwhile; nothing was published, cancel it now.
 --   'lost': PostgreSQL counts a reservation that Redis no longer has as it was: nobody can tell whether `estoque:` knows of
---      these units. Nothing was done; have its SKUs loaded afresh, then accept the loss.
+--      these units. Nothing was done; look at PostgreSQL again, and say which SKUs to forget, so that they are loaded afresh.
 local call = redis.call
 local news = {}
 
@@ -20,7 +20,11 @@ local function give_back(reservation)
   end
 end
 
-local function settle(id, status, since, counted, reason, accept_lost)
+local function forget(skus)
+  for _, sku in ipairs(cjson.decode(skus)) do call('DEL', 'estoque:' .. sku, 'level:' .. sku) end
+end
+
+local function settle(id, status, since, counted, reason, skus_if_lost)
   local record = 'order:' .. id
   local was, cancel = unpack(call('HMGET', record, 'status', 'cancel'))
   local open = not was or was == 'queued'
@@ -28,7 +32,11 @@ local function settle(id, status, since, counted, reason, accept_lost)
   local held = call('HGET', KEYS[1], id)
   -- A reservation is a JSON list, and its token comes first.
   local spent = held and string.sub(held, 1, #counted + 4) == '["' .. counted .. '",'
-  if counted ~= '' and not spent and open and accept_lost == '0' then return {'lost'} end
+  if counted ~= '' and not spent and open then
+    if skus_if_lost == '' then return {'lost'} end
+    -- In this step, not before: Redis may lose its data once more, and bring back a counter that does not know of them.
+    forget(skus_if_lost)
+  end
   if held then
     if not spent then give_back(cjson.decode(held)) end
     call('HDEL', KEYS[1], id)
