@@ -51,7 +51,7 @@ def _side_by_side(data: Data, path: Path) -> Path:
         left = [before + share for before, share in zip(left, shares, strict=True)]
     costs.set(xlabel="microseconds of CPU per order")
     costs.legend()
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _component(data: Data, kind: tuple[str, str], name: str) -> float:
@@ -67,7 +67,7 @@ def _growth(data: Data, path: Path) -> Path:
             axis.axis("off")
     for axis, (name, points) in zip(axes.flat, data["curves"].items(), strict=False):
         _curve(axis, name, points)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _curve(axis: Axes, name: str, points: list[dict[str, Any]]) -> None:
@@ -98,7 +98,8 @@ def _curve(axis: Axes, name: str, points: list[dict[str, Any]]) -> None:
     right.legend(handles=handles, fontsize="small", loc="lower center")
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure as it is the next time, too, and forget it."""
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

@@ -32,8 +32,8 @@ def render(data: Data) -> str:
         _memory(data),
         *(_curve(name, points) for name, points in data["curves"].items()),
         _targets(data),
-        _lines("Notes", data["notes"]),
-        _lines("WRONG, and so no result", data["wrong"]),
+        listed("Notes", data["notes"]),
+        listed("WRONG, and so no result", data["wrong"]),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -80,7 +80,7 @@ def _rounds(data: Data) -> str:
         *("system", "traffic", "orders/s", "from ... to", "rounds", "lines/s"),
         *("us CPU per order", *COMPONENTS, "others", "Flower", "load generator"),
     ]
-    return _section("Side by side", "medians; total without Flower and the load generator", head, rows)
+    return section("Side by side", "medians; total without Flower and the load generator", head, rows)
 
 
 def _latency(data: Data) -> str:
@@ -106,7 +106,7 @@ def _latency(data: Data) -> str:
         "generator late p99",
         "",
     ]
-    return _section("POST to readable result", "open loop, counted from when each order was due", head, rows)
+    return section("POST to readable result", "open loop, counted from when each order was due", head, rows)
 
 
 def _memory(data: Data) -> str:
@@ -118,7 +118,7 @@ def _memory(data: Data) -> str:
         ]
         for system, by_component in data["memory_mib"].items()
     ]
-    return _section(
+    return section(
         "Memory, MiB", "after the rounds; shared pages once (PSS)", ["system", *COMPONENTS, "all"], rows
     )
 
@@ -139,14 +139,14 @@ def _curve(name: str, points: Sequence[dict[str, Any]]) -> str:
     ]
     reference = ["orders/s beside it", "us beside it"] if with_reference else []
     head = [x, "orders/s", "lines/s", "us CPU per order", *reference, *COMPONENTS]
-    return _section(title, "", head, rows)
+    return section(title, "", head, rows)
 
 
 def _targets(data: Data) -> str:
-    return _section("Targets", "", ["target", "wanted", "measured", ""], judge(data))
+    return section("Targets", "", ["target", "wanted", "measured", ""], judge(data))
 
 
-def _section(title: str, note: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def section(title: str, note: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A heading and an aligned table; nothing where there are no rows."""
     body = [list(row) + [""] * (len(head) - len(row)) for row in rows]
     if not body:
@@ -161,5 +161,6 @@ def _section(title: str, note: str, head: Sequence[str], rows: Iterable[Sequence
     return "\n".join([f"## {title}{f' ({note})' if note else ''}", "", *table])
 
 
-def _lines(title: str, lines: Sequence[str]) -> str:
+def listed(title: str, lines: Sequence[str]) -> str:
+    """A heading and a list; nothing where there are no lines."""
     return "\n".join([f"## {title}", "", *(f"- {line}" for line in lines)]) if lines else ""

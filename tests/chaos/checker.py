@@ -1,0 +1,283 @@
+"""Holds what clients were told against what the stores say: everything that is promised, check by check.
+
+Each check takes the history, the evidence or both, and says what is wrong. None of them repairs or forgives.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from tests.chaos.evidence import Evidence, OrderRow
+from tests.chaos.history import ENDED, FAIL, OK, UNKNOWN, Operation
+
+#: How a state may change. What is not named here stays as it is.
+_FORWARD: Final = {"queued": ENDED, "confirmed": {"cancelled"}}
+#: The clocks of PostgreSQL and of the clients are one; it is read at slightly different moments.
+CLOCK_S: Final = 0.005
+
+LOST, DOUBLED, OVERSOLD, UNDERSOLD, OTHER = "lost", "doubled", "oversold", "undersold", "other"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Violation:
+    """Something that must not be. `column`: the kind of harm; `wrong`: by so many orders or units.
+
+    `since`, `until`: Unix times between which it must have come about, 0 where nobody can tell.
+    """
+
+    check: str
+    what: str
+    column: str = OTHER
+    wrong: int = 1
+    since: float = 0.0
+    until: float = 0.0
+
+
+Found = Iterator[Violation]
+
+
+class Case:
+    """A history and its evidence. `never_short`: SKUs of which nobody can have bought or withdrawn all."""
+
+    def __init__(
+        self, operations: Sequence[Operation], evidence: Evidence, *, never_short: Iterable[str] = ()
+    ) -> None:
+        self.operations = operations
+        self.evidence = evidence
+        self.never_short = frozenset(never_short)
+
+    @cached_property
+    def accepted(self) -> Mapping[str, list[Operation]]:
+        """The answers that accepted an order, by its id."""
+        found: dict[str, list[Operation]] = {}
+        for one in self.operations:
+            if one.op == "order" and one.outcome == OK:
+                found.setdefault(one.id, []).append(one)
+        return found
+
+    @cached_property
+    def asked(self) -> Mapping[str, list[Operation]]:
+        """All requests under a key."""
+        found: dict[str, list[Operation]] = {}
+        for one in self.operations:
+            if one.key:
+                found.setdefault(one.key, []).append(one)
+        return found
+
+    @cached_property
+    def seen(self) -> Mapping[str, list[Operation]]:
+        """The answers that told an order's state."""
+        found: dict[str, list[Operation]] = {}
+        for one in self.operations:
+            if one.state:
+                found.setdefault(one.id, []).append(one)
+        return found
+
+
+def check(case: Case) -> list[Violation]:
+    """Everything that is wrong."""
+    return [violation for each in CHECKS for violation in each(case)]
+
+
+def every_accepted_order_has_one_end(case: Case) -> Found:
+    """The same one in PostgreSQL, over HTTP, and in Redis where that still knows it."""
+    for order_id, answers in case.accepted.items():
+        row = case.evidence.orders.get(order_id)
+        states = {row.status if row else "missing", case.evidence.told.get(order_id, "missing")}
+        states |= {case.evidence.in_redis[order_id]} if order_id in case.evidence.in_redis else set()
+        if len(states) > 1 or not states <= ENDED:
+            yield Violation(
+                check="every accepted order has one end",
+                what=f"order {order_id}: {' / '.join(sorted(states))}",
+                column=LOST,
+                since=answers[0].start,
+            )
+
+
+def one_key_is_one_order(case: Case) -> Found:
+    """In the answers, which agree on an id and on what was ordered, and in the books."""
+    name = "one key is one order"
+    rows: Counter[str] = Counter(row.reference for row in case.evidence.orders.values())
+    for key, asked in case.asked.items():
+        placed = [one for one in asked if one.op == "order"]
+        ids = {one.id for one in placed if one.outcome == OK}
+        since, until = asked[0].start, asked[-1].end
+        if len(ids) > 1 or rows[key] > 1:
+            more = max(len(ids), rows[key]) - 1
+            text = f"key {key}: ids {sorted(ids)}, {rows[key]} orders in the books"
+            yield Violation(check=name, what=text, column=DOUBLED, wrong=more, since=since, until=until)
+        wishes = {_units(one.lines) for one in placed if one.outcome == OK}
+        if len(wishes) > 1:
+            text = f"key {key}: {len(wishes)} different orders were accepted"
+            yield Violation(check=name, what=text, column=DOUBLED, since=since, until=until)
+
+
+def orders_say_what_was_ordered(case: Case) -> Found:
+    """Nothing in the books that nobody asked for, no line more or less."""
+    name = "orders say what was ordered"
+    for order_id, row in case.evidence.orders.items():
+        asked = [one for one in case.asked.get(row.reference, ()) if one.op == "order"]
+        accepted = [one for one in asked if one.outcome == OK] or [
+            one for one in asked if one.outcome != FAIL
+        ]
+        if not accepted:
+            yield Violation(check=name, what=f"order {order_id}: nobody placed it", column=DOUBLED)
+        elif _units(row.lines) not in {_units(one.lines) for one in accepted}:
+            text = f"order {order_id}: {_units(row.lines)} instead of {_units(accepted[0].lines)}"
+            yield Violation(check=name, what=text, since=accepted[0].start)
+
+
+def movements_happen_once(case: Case) -> Found:
+    """Acknowledged ones once, unknown ones at most once, refused ones never."""
+    name = "movements happen once"
+    written: dict[str, list[tuple[str, int]]] = {}
+    for key, sku, delta in case.evidence.movements:
+        written.setdefault(key, []).append((sku, delta))
+    moves = {key: asked for key, asked in case.asked.items() if asked[0].op == "move"}
+    for key, asked in moves.items():
+        outcomes = {one.outcome for one in asked}
+        found = written.get(key, [])
+        least, most = (1, 1) if OK in outcomes else (0, 1 if UNKNOWN in outcomes else 0)
+        if not least <= len(found) <= most or any(one != asked[0].lines[0] for one in found):
+            text = f"movement {key} of {asked[0].lines[0]}, {sorted(outcomes)}: in the books {found}"
+            column = LOST if len(found) < least else DOUBLED
+            yield Violation(check=name, what=text, column=column, since=asked[0].start, until=asked[-1].end)
+    for key in written.keys() - moves.keys():
+        yield Violation(check=name, what=f"movement {key}: nobody asked for it", column=DOUBLED)
+
+
+def units_are_conserved(case: Case) -> Found:
+    """Opening stock, movements, confirmed orders and the counters of both stores add up, for each SKU."""
+    name = "units are conserved"
+    moved: Counter[str] = Counter()
+    for _, sku, delta in case.evidence.movements:
+        moved[sku] += delta
+    sold: Counter[str] = Counter()
+    for row in case.evidence.orders.values():
+        for sku, units in row.lines if row.status == "confirmed" else ():
+            sold[sku] += units
+    for sku, product in case.evidence.products.items():
+        left = product.opening + moved[sku] - sold[sku]
+        free = int(product.free) if product.free and product.free.lstrip("-").isdigit() else None
+        counters = {product.on_sale - product.confirmed, left, free}
+        if len(counters) > 1:
+            least = min((counter for counter in counters if counter is not None), default=0)
+            text = (
+                f"{sku}: {product.opening} at first {moved[sku]:+d} moved - {sold[sku]} in confirmed orders = {left}; "
+                f"PostgreSQL {product.on_sale} - {product.confirmed}; Redis {product.free}"
+            )
+            column = UNDERSOLD if least < left or free is None else OVERSOLD
+            yield Violation(check=name, what=text, column=column, wrong=abs(left - least) or 1)
+
+
+def nothing_is_oversold(case: Case) -> Found:
+    """No counter below zero, no unit confirmed beyond those on sale."""
+    name = "nothing is oversold"
+    for sku, product in case.evidence.products.items():
+        over = max(product.confirmed - product.on_sale, -int(product.free or 0))
+        if over > 0:
+            text = f"{sku}: {product.confirmed} confirmed of {product.on_sale}, {product.free} free in Redis"
+            yield Violation(check=name, what=text, column=OVERSOLD, wrong=over)
+
+
+def nobody_is_refused_what_there_is(case: Case) -> Found:
+    """No order is rejected or failed that wants only what cannot have run out."""
+    name = "nobody is refused what there is"
+    for order_id, row in case.evidence.orders.items():
+        if row.status == "rejected" and all(sku in case.never_short for sku, _ in row.lines):
+            text = f"order {order_id}: rejected, though there was enough of {_units(row.lines)}"
+            answers = case.accepted.get(order_id, ())
+            since = answers[0].start if answers else 0.0
+            yield Violation(check=name, what=text, column=UNDERSOLD, since=since)
+
+
+def states_move_forward(case: Case) -> Found:
+    """Whoever asks after somebody has had an answer never hears an earlier state."""
+    name = "states move forward"
+    for order_id, answers in case.seen.items():
+        for at, later in enumerate(answers):
+            before = [one for one in answers[:at] if one.end < later.start and one.state != later.state]
+            for earlier in before:
+                if later.state not in _FORWARD.get(earlier.state, ()):
+                    text = f"order {order_id}: {earlier.state}, then {later.state}"
+                    yield Violation(check=name, what=text, since=earlier.start, until=later.end)
+        last = answers[-1]
+        final = case.evidence.told.get(order_id, last.state)
+        if final != last.state and final not in _FORWARD.get(last.state, ()):
+            text = f"order {order_id}: {last.state}, at rest {final}"
+            yield Violation(check=name, what=text, since=last.start)
+
+
+def nothing_is_shown_before_its_commit(case: Case) -> Found:
+    """An end that a client has seen was in PostgreSQL by then. Cancelled orders were committed twice."""
+    name = "nothing is shown before its commit"
+    for order_id, answers in case.seen.items():
+        row = case.evidence.orders.get(order_id)
+        if row is None or row.committed_at is None:
+            continue
+        for one in answers:
+            if one.state == row.status and one.end < row.committed_at - CLOCK_S:
+                text = f"order {order_id}: {one.state} shown {row.committed_at - one.end:.3f} s before its commit"
+                yield Violation(check=name, what=text, since=one.start, until=one.end)
+
+
+def cancelled_orders_return_their_units_once(case: Case) -> Found:
+    """By the ledger; and an order whose cancellation was accepted is cancelled."""
+    name = "cancelled orders return their units once"
+    for order_id, row in case.evidence.orders.items():
+        if (row.sold, row.returned) not in _ledger_of(row):
+            text = f"order {order_id}, {row.status}: {row.sold} units sold, {row.returned} returned by the ledger"
+            column = UNDERSOLD if row.sold > row.returned else OVERSOLD
+            yield Violation(check=name, what=text, column=column)
+    for one in case.operations:
+        row = case.evidence.orders.get(one.id)
+        if one.op == "cancel" and one.outcome == OK and (row is None or row.status != "cancelled"):
+            text = (
+                f"order {one.id}: its cancellation was accepted, but it is {row.status if row else 'missing'}"
+            )
+            yield Violation(check=name, what=text, column=LOST, since=one.start)
+
+
+def _ledger_of(row: OrderRow) -> set[tuple[int, int]]:
+    """The units sold and returned that an order may have in the ledger."""
+    units = sum(units for _, units in row.lines)
+    none, both = (0, 0), (units, units)
+    return {"confirmed": {(units, 0)}, "cancelled": {none, both}}.get(row.status, {none})
+
+
+def nothing_is_left_behind(case: Case) -> Found:
+    """No reservation, no lock, an empty journal."""
+    for what in case.evidence.left:
+        yield Violation(check="nothing is left behind", what=what)
+
+
+def something_succeeded(case: Case) -> Found:
+    """A system that refuses everything breaks no other promise."""
+    confirmed = any(row.status == "confirmed" for row in case.evidence.orders.values())
+    if not confirmed or not any(one.op == "poll" and one.state == "confirmed" for one in case.operations):
+        yield Violation(
+            check="something succeeded", what="nobody has seen an order of his confirmed", column=LOST
+        )
+
+
+def _units(lines: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+    """Lines in an order of their own, so that they can be compared."""
+    return tuple(sorted((sku, units) for sku, units in lines))
+
+
+CHECKS: Final[Sequence[Callable[[Case], Found]]] = (
+    every_accepted_order_has_one_end,
+    one_key_is_one_order,
+    orders_say_what_was_ordered,
+    movements_happen_once,
+    units_are_conserved,
+    nothing_is_oversold,
+    nobody_is_refused_what_there_is,
+    states_move_forward,
+    nothing_is_shown_before_its_commit,
+    cancelled_orders_return_their_units_once,
+    nothing_is_left_behind,
+    something_succeeded,
+)

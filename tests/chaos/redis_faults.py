@@ -1,0 +1,143 @@
+"""Redis that forgets, refuses, pauses or was meddled with."""
+
+import json
+from collections.abc import Callable
+from random import Random
+from typing import Any, Final
+
+from shop import keys
+from tests.chaos.clients import HOT, PLENTY, SCARCE
+from tests.chaos.fault import Fault, NotInjected
+from tests.chaos.process_faults import pool_processes, still
+from tests.chaos.site import Site
+
+UNACKED: Final = ("unacked", "unacked_index")
+#: Long enough for some messages to gather where they are to be found.
+GATHER_S: Final = 0.4
+#: Looks for something that is there for milliseconds only.
+LOOKS: Final = 300
+
+GARBAGE: Final = (
+    b"",
+    b"no json",
+    b"\xff\xfe\x00",
+    b"{}",
+    b"[1, 2]",
+    b'{"body": 1, "headers": {}, "properties": {}}',
+    b'{"body": "W10=", "content-encoding": "utf-8", "content-type": "application/json", "headers": {"task": "no.such.task",'
+    b' "id": "x"}, "properties": {"delivery_tag": "garbage", "delivery_info": {"exchange": "orders", "routing_key": "orders"},'
+    b' "body_encoding": "base64"}}',
+)
+
+
+def _command(*words: str) -> Callable[[Site, Random], None]:
+    def inject(site: Site, _: Random) -> None:
+        site.redis.execute_command(*words)
+
+    return inject
+
+
+def _pause(site: Site, random: Random) -> None:
+    site.redis.execute_command("CLIENT", "PAUSE", random.randint(300, 3000))
+
+
+def _fill(site: Site, _: Random) -> None:
+    site.redis.config_set("maxmemory", "1mb")
+
+
+def _empty(site: Site, _: object) -> None:
+    site.redis.config_set("maxmemory", 0)
+
+
+def delete_queue(site: Site, _: Random) -> None:
+    """While no worker fetches, so that there are messages to be lost."""
+    with still(site.main_pids("worker"), GATHER_S):
+        waiting, _deleted = site.redis.pipeline().llen(keys.ORDER_QUEUE).delete(keys.ORDER_QUEUE).execute()
+    if not waiting:
+        raise NotInjected("nothing was on the queue")
+
+
+def _delete_unacked(site: Site, _: Random) -> None:
+    with still(pool_processes(site), GATHER_S):
+        fetched, _deleted = site.redis.pipeline().hlen(UNACKED[0]).delete(*UNACKED).execute()
+    if not fetched:
+        raise NotInjected("nothing was unacknowledged")
+
+
+def _double_messages(site: Site, _: Random) -> None:
+    """Once more whatever waits or is being worked on, as a broker that restores too early does."""
+    with still(pool_processes(site), GATHER_S):
+        fetched = [json.dumps(json.loads(packed)[0]) for packed in site.redis.hvals(UNACKED[0])]
+        copies = fetched + site.redis.lrange(keys.ORDER_QUEUE, 0, -1)
+        if not copies:
+            raise NotInjected("no message was there")
+        site.redis.lpush(keys.ORDER_QUEUE, *copies)
+
+
+def _queue_garbage(site: Site, random: Random) -> None:
+    site.redis.lpush(keys.ORDER_QUEUE, *random.sample(GARBAGE, 3))
+
+
+def _some_stock(random: Random) -> list[str]:
+    return [*HOT, *random.sample(SCARCE, 4), *random.sample(PLENTY, 20)]
+
+
+def _delete_stock(site: Site, random: Random) -> None:
+    names = [key for sku in _some_stock(random) for key in (keys.stock(sku), keys.level(sku))]
+    if random.random() < 0.5:
+        names = names[::2]
+    if not site.redis.delete(*names):
+        raise NotInjected("no counter was loaded")
+
+
+def _raise_stock(site: Site, random: Random) -> None:
+    """Units that do not exist, of a SKU that runs out: whoever is promised them is refused by PostgreSQL."""
+    sku = random.choice(HOT + SCARCE)
+    if not site.redis.exists(keys.stock(sku)):
+        raise NotInjected("the counter was not loaded")
+    site.raised_skus.add(sku)
+    site.redis.incrby(keys.stock(sku), random.randint(1, 20))
+
+
+def _delete_locks(site: Site, _: Random) -> None:
+    names = [keys.lock(sku) for sku in HOT + SCARCE + PLENTY]
+    if not any(site.redis.delete(*names) for _ in range(LOOKS)):
+        raise NotInjected("no lock was held")
+
+
+def _forget_keys(site: Site, _: Random) -> None:
+    _, found = site.redis.scan(match=keys.idempotency("*", "*"), count=500)
+    if not found or not site.redis.delete(*found):
+        raise NotInjected("no key was found")
+
+
+def _meddled(name: str, description: str, inject: Callable[[Site, Random], Any]) -> Fault:
+    return Fault(name=name, description=description, answers=True, inject=inject)
+
+
+FAULTS: Final = (
+    _meddled("scripts-flushed", "SCRIPT FLUSH", _command("SCRIPT", "FLUSH")),
+    _meddled(
+        "clients-killed",
+        "CLIENT KILL TYPE normal",
+        _command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
+    ),
+    _meddled("subscribers-killed", "CLIENT KILL TYPE pubsub", _command("CLIENT", "KILL", "TYPE", "pubsub")),
+    Fault(name="redis-paused", description="CLIENT PAUSE for 0.3 to 3 s", answers=False, inject=_pause),
+    Fault(
+        name="redis-full",
+        description="Redis at its memory limit",
+        answers=False,
+        inject=_fill,
+        heal=_empty,
+        hold_s=(0.3, 2.0),
+    ),
+    _meddled("queue-deleted", "the broker's list of orders deleted", delete_queue),
+    _meddled("unacked-deleted", "messages fetched and not acknowledged deleted, index too", _delete_unacked),
+    _meddled("messages-doubled", "each message waiting or in hand put on the queue again", _double_messages),
+    _meddled("garbage-queued", "what is no message, or of no task of ours, on the queue", _queue_garbage),
+    _meddled("stock-deleted", "`estoque:` keys deleted, with or without their `level:`", _delete_stock),
+    _meddled("stock-raised", "an `estoque:` key edited upward", _raise_stock),
+    _meddled("locks-deleted", "lock keys deleted while they are held", _delete_locks),
+    _meddled("keys-forgotten", "idempotency keys deleted", _forget_keys),
+)

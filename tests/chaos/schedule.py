@@ -1,0 +1,61 @@
+"""Which faults come when, from a seed: the same seed gives the same faults, in the same order, with the same parameters."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from tests.chaos.fault import Fault
+
+#: Of the faults that come alone, every so many-th is waited for until all orders of its time have ended.
+MEASURED_EVERY: Final = 3
+#: Rare kinds are left out of so many decks, and then are in one.
+RARE_EVERY: Final = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A fault that is to be. `after_s`: from the beginning of its burst. `seed`: for what is left to chance in it."""
+
+    fault: Fault
+    after_s: float
+    hold_s: float
+    seed: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Burst:
+    """Faults that overlap, and the pause after them. A measured one is a single fault, and waited for."""
+
+    planned: Sequence[Planned]
+    is_measured: bool
+    pause_s: float
+
+
+def bursts(seed: int, faults: Sequence[Fault]) -> Iterator[Burst]:
+    """Without end: deck after deck of all kinds, each shuffled, dealt in bursts of one to three."""
+    deck = 0
+    while True:
+        random = Random(f"{seed}/{deck}")
+        kinds = [
+            fault
+            for number, fault in enumerate(faults)
+            if not fault.is_rare or (deck + number) % RARE_EVERY == 0 or len(faults) < 2 * RARE_EVERY
+        ]
+        numbers = {fault.name: number for number, fault in enumerate(faults)}
+        random.shuffle(kinds)
+        while kinds:
+            is_measured = (deck + numbers[kinds[-1].name]) % MEASURED_EVERY == 0
+            size = 1 if is_measured else random.choices((1, 2, 3), weights=(3, 3, 2))[0]
+            planned = [_plan(kinds.pop(), random) for _ in range(min(size, len(kinds)))]
+            yield Burst(planned=planned, is_measured=is_measured, pause_s=random.uniform(0.1, 0.8))
+        deck += 1
+
+
+def _plan(fault: Fault, random: Random) -> Planned:
+    return Planned(
+        fault=fault,
+        after_s=random.uniform(0.0, 0.6),
+        hold_s=random.uniform(*fault.hold_s),
+        seed=f"{random.getrandbits(64):x}",
+    )
