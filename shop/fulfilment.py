@@ -23,6 +23,9 @@ from shop.stores import StoreUnavailable, TextRedis, store_faults
 log = structlog.get_logger()
 _json = msgspec.json.Encoder()
 
+#: What the script says of orders for which something must be loaded first.
+_LACKING = ("not_loaded", "unrecorded")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Busy:
@@ -90,7 +93,9 @@ def _reserve(orders: list[Order], batch: _Batch, client: TextRedis, rules: Rules
     """Reserve for all; those whose stock or record had to be loaded first are asked again."""
     while orders:
         replies = _run_reserve(orders, client, rules)
-        asked = zip(orders, replies, strict=True)
+        # What was reserved is noted before anything is loaded: with a store away, loading ends the round, and all of it
+        # has to be taken back.
+        asked = sorted(zip(orders, replies, strict=True), key=lambda pair: pair[1][0] in _LACKING)
         orders = [order for order, reply in asked if _must_ask_again(order, reply, batch, client, rules)]
 
 

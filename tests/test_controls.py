@@ -257,6 +257,17 @@ def test_without_forgiveness_an_outage_uses_up_an_orders_attempts(
         test_fulfilment.test_a_store_that_is_away_costs_an_order_no_attempt(client, monkeypatch)
 
 
+def test_without_noting_first_what_was_reserved_an_outage_uses_up_the_attempts_of_neighbours(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fulfilment, "_LACKING", ())
+
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        test_fulfilment.test_an_order_whose_stock_cannot_be_loaded_costs_its_neighbours_no_attempt(
+            client, monkeypatch
+        )
+
+
 def test_without_its_eye_on_the_head_of_the_line_the_sweeper_enqueues_all_that_wait(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:

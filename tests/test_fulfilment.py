@@ -428,6 +428,29 @@ def test_a_store_that_is_away_costs_an_order_no_attempt(
     assert_at_rest(client)
 
 
+def test_an_order_whose_stock_cannot_be_loaded_costs_its_neighbours_no_attempt(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sku = a_sku(stock=10)
+    stock.load(client, [sku])
+    orders = accepted(client, an_order((a_sku(stock=None), 1)), an_order((sku, 8)))
+    with monkeypatch.context() as fault:
+
+        def away(*_: object) -> object:
+            raise StoreUnavailable("PostgreSQL: gone")
+
+        fault.setattr(stock, "load", away)
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable):
+                fulfil(orders, client=client, rules=Rules(max_attempts=2))
+    assert client.get(keys.lock(sku)) is None
+
+    outcomes = fulfil(orders, client=client, rules=Rules(max_attempts=2))
+
+    assert list(outcomes.values()) == [Status.REJECTED, Status.CONFIRMED]
+    assert_at_rest(client)
+
+
 def test_an_outage_turns_no_rejection_into_a_failure(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
