@@ -1,14 +1,15 @@
 """Injects faults into a running system while clients order, and checks that every promise is kept.
 
-Starts everything on free ports, in a temporary folder; nothing is left behind. Progress goes to standard error, the report to
-standard output; report, data, timeline and the whole history go into a folder. The exit code is 1 where anything was wrong.
-The same seed injects the same faults in the same order.
+Starts everything on free ports, in a temporary folder; nothing is left behind. Progress goes to standard error, the report
+to standard output; report, data, timeline, history and logs go into a folder. The exit code is 1 where anything
+was wrong. The same seed injects the same faults in the same order.
 """
 
 import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -53,7 +54,10 @@ def _run(plan: Plan, folder: Path, out: Path) -> int:
     folder.chmod(0o711)
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    result = Run(plan, folder, out, _say)()
+    try:
+        result = Run(plan, folder, out, _say)()
+    finally:
+        _keep_logs(folder, out / "logs")
     data = report.as_data(plan, result)
     (out / "results.json").write_text(json.dumps(data, indent=1))
     text = report.render(data)
@@ -63,6 +67,14 @@ def _run(plan: Plan, folder: Path, out: Path) -> int:
         _say(str(path))
     _say(f"{'green' if result.is_green else 'RED'} after {time.monotonic() - began:.0f} s; seed {plan.seed}")
     return 0 if result.is_green else 1
+
+
+def _keep_logs(folder: Path, kept: Path) -> None:
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir()
+    for log in folder.rglob("*.log*"):
+        if log.is_file():
+            shutil.copy(log, kept / "-".join(log.relative_to(folder).parts))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -183,7 +183,7 @@ def nothing_is_oversold(case: Case) -> Found:
 
 
 def nobody_is_refused_what_there_is(case: Case) -> Found:
-    """No order is rejected or failed that wants only what cannot have run out."""
+    """No order is rejected that wants only what cannot have run out."""
     name = "nobody is refused what there is"
     for order_id, row in case.evidence.orders.items():
         if row.status == "rejected" and all(sku in case.never_short for sku, _ in row.lines):
@@ -191,6 +191,15 @@ def nobody_is_refused_what_there_is(case: Case) -> Found:
             answers = case.accepted.get(order_id, ())
             since = answers[0].start if answers else 0.0
             yield Violation(check=name, what=text, column=UNDERSOLD, since=since)
+
+
+def no_order_is_given_up(case: Case) -> Found:
+    """An order fails only if it kills whoever works on it; none of the clients' orders does."""
+    for order_id, row in case.evidence.orders.items():
+        if row.status == "failed":
+            answers = case.accepted.get(order_id, ())
+            since = answers[0].start if answers else 0.0
+            yield Violation(check="no order is given up", what=f"order {order_id} failed", since=since)
 
 
 def states_move_forward(case: Case) -> Found:
@@ -275,6 +284,7 @@ CHECKS: Final[Sequence[Callable[[Case], Found]]] = (
     units_are_conserved,
     nothing_is_oversold,
     nobody_is_refused_what_there_is,
+    no_order_is_given_up,
     states_move_forward,
     nothing_is_shown_before_its_commit,
     cancelled_orders_return_their_units_once,

@@ -11,7 +11,7 @@ from typing import Final
 from shop import keys
 from tests.chaos.fault import Fault, NotInjected
 from tests.chaos.site import Site
-from workers.proc import children_by_parent, descendants
+from workers.proc import children_by_parent, descendants, is_running
 from workers.processes import PartFailedError
 
 #: Processes that a fault is done to, all of them.
@@ -101,7 +101,10 @@ def still(pids: Sequence[int], for_s: float) -> Iterator[None]:
         send(signal.SIGCONT, frozen)
 
 
-def _revive_stores(site: Site, _: object) -> None:
+def _revive_stores(site: Site, killed: Sequence[int]) -> None:
+    """A killed process is gone some milliseconds later."""
+    while any(map(is_running, killed)):
+        time.sleep(0.005)
     for server in (site.redis_server, site.postgres_server):
         site.revive(server)
 

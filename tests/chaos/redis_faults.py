@@ -24,9 +24,9 @@ GARBAGE: Final = (
     b"{}",
     b"[1, 2]",
     b'{"body": 1, "headers": {}, "properties": {}}',
-    b'{"body": "W10=", "content-encoding": "utf-8", "content-type": "application/json", "headers": {"task": "no.such.task",'
-    b' "id": "x"}, "properties": {"delivery_tag": "garbage", "delivery_info": {"exchange": "orders", "routing_key": "orders"},'
-    b' "body_encoding": "base64"}}',
+    b'{"body": "W10=", "content-encoding": "utf-8", "content-type": "application/json",'
+    b' "headers": {"task": "no.such.task", "id": "x"}, "properties": {"delivery_tag": "garbage",'
+    b' "delivery_info": {"exchange": "orders", "routing_key": "orders"}, "body_encoding": "base64"}}',
 )
 
 

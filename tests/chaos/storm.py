@@ -22,7 +22,7 @@ POLL_S: Final = 0.02
 #: Between two tries to heal: what heals may itself be away because of another fault.
 AGAIN_S: Final = 0.2
 #: What has not recovered by then, does not recover.
-RECOVERY_MAX_S: Final = 90.0
+RECOVERY_MAX_S: Final = 60.0
 
 _AWAY: Final = (redis.RedisError, psycopg.Error, OSError)
 
