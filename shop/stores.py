@@ -17,6 +17,7 @@ from django.conf import settings
 from django.db import InternalError, OperationalError, connection
 from django.db.utils import InterfaceError
 from hiredis import pack_command
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ConstantBackoff, ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
@@ -56,6 +57,27 @@ def web_thread_redis() -> TextRedis:
     )
 
 
+class _PlainSpoken:
+    """Lets redis-py's asynchronous connections say of a lost connection that it is lost, whatever the event loop is.
+
+    uvloop calls writing to one a `RuntimeError`, which redis-py passes on instead of connecting again.
+    """
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send a command. Raises redis-py's errors."""
+        try:
+            await cast(Any, super()).send_packed_command(command, check_health)
+        except RuntimeError as closed:
+            raise RedisConnectionError(str(closed)) from closed
+
+
+def plain_spoken(pool: Any) -> Any:
+    """Let the connections of a pool that has none yet say of a lost connection that it is lost."""
+    kind = pool.connection_class
+    pool.connection_class = type(kind.__name__, (_PlainSpoken, kind), {})
+    return pool
+
+
 @cache
 def web_redis() -> TextRedis:
     """The web tier's client: one quick second try on a stale connection, else 503 at once. Replies are text."""
@@ -66,9 +88,9 @@ def web_redis() -> TextRedis:
         decode_responses=True,
         socket_connect_timeout=0.5,
         socket_timeout=1,
-        retry=Retry(ConstantBackoff(0.02), 1, supported_errors=(RedisConnectionError,)),
+        retry=AsyncRetry(ConstantBackoff(0.02), 1, supported_errors=(RedisConnectionError,)),
     )
-    return redis.asyncio.Redis(connection_pool=pool)
+    return redis.asyncio.Redis(connection_pool=plain_spoken(pool))
 
 
 class RedisLine:

@@ -3,12 +3,14 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import redis
+import uvloop
+from django.conf import settings
 from django.db import connection
 
 from shop import intake, keys, results, scripts, stores
@@ -16,12 +18,16 @@ from shop.domain import Order, Status
 from shop.results import OrderState, Settlements
 from shop.stores import RedisLine, StoreUnavailable, WebDatabase
 from tests.builders import accepted, an_order, wait_until
+from tests.chaos.proxy import FaultProxy
 from tests.running import frozen
 from workers.embedded import PostgresServer, RedisServer
+from workers.ports import LOOPBACK
 from workers.proc import descendants
 
 
-def in_a_web_process(story: Callable[[], Awaitable[Any]]) -> Any:
+def in_a_web_process(
+    story: Callable[[], Awaitable[Any]], run: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run
+) -> Any:
     """Run a story as a web process would, within 20 s, and leave no connection open."""
 
     async def told() -> Any:
@@ -33,7 +39,7 @@ def in_a_web_process(story: Callable[[], Awaitable[Any]]) -> Any:
             await intake.close()
             await stores.order_database.close()
 
-    return asyncio.run(told())
+    return run(told())
 
 
 def all_of(server: PostgresServer) -> list[int]:
@@ -210,6 +216,49 @@ def test_a_line_to_redis_survives_what_happens_to_redis(
 
     assert before == after
     assert order.id in before
+
+
+@pytest.fixture
+def redis_way(
+    client: "redis.Redis", redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FaultProxy]:
+    """What the web tier takes for Redis is a way to it that can be broken."""
+    with FaultProxy((LOOPBACK, redis_server.port)) as proxy:
+        monkeypatch.setattr(settings, "REDIS_URL", f"redis://:{redis_server.password}@{LOOPBACK}:{proxy.port}/0")
+        stores.web_redis.cache_clear()
+        yield proxy
+        stores.web_redis.cache_clear()
+
+
+@pytest.mark.parametrize("run", [uvloop.run, asyncio.run], ids=["uvloop", "asyncio"])
+def test_connections_that_were_reset_while_nobody_used_them_are_replaced_unnoticed(
+    redis_way: FaultProxy, client: "redis.Redis", run: Callable[[Coroutine[Any, Any, Any]], Any]
+) -> None:
+    client.set("held", "unharmed")
+    line = RedisLine()
+
+    async def ask() -> list[Any]:
+        script = 'return redis.call("GET", "held")'
+        return [
+            await stores.web_redis().get("held"),
+            await line.evalsha(await line.script_load(script), 0),
+        ]
+
+    async def noticed() -> None:
+        for held in (*stores.web_redis().connection_pool._available_connections, line._connection):
+            while not held._writer.is_closing():
+                await asyncio.sleep(0.001)
+
+    async def story() -> list[Any]:
+        await ask()
+        await asyncio.to_thread(redis_way.reset)
+        await noticed()
+        again = await ask()
+        await line.close()
+        await stores.web_redis().connection_pool.aclose()
+        return again
+
+    assert in_a_web_process(story, run) == ["unharmed", "unharmed"]
 
 
 def test_a_frozen_redis_is_given_up_and_what_it_answers_later_is_nobody_s_reply(
