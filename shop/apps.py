@@ -1,6 +1,7 @@
 """Django's handle on the shop."""
 
 from django.apps import AppConfig
+from django.core import checks
 
 
 class ShopConfig(AppConfig):
@@ -8,3 +9,10 @@ class ShopConfig(AppConfig):
 
     name = "shop"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """In every process, as soon as it can log."""
+        from shop import fail_points  # noqa: PLC0415 - logs are set up by now
+
+        fail_points.warn_if_armed()
+        checks.register(fail_points.check_unarmed, checks.Tags.security, deploy=True)

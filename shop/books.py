@@ -10,6 +10,7 @@ from psycopg.errors import CheckViolation, NotNullViolation
 
 from shop.domain import LineShortage, Order, Reason, ReasonCode, Status
 from shop.stores import rows, store_faults
+from workers.fail_points import reach
 
 _json = msgspec.json.Encoder()
 
@@ -48,7 +49,9 @@ def record(decisions: Sequence[Decision]) -> dict[str, Recorded]:
     ordered = sorted(decisions, key=lambda decision: decision.order.id)
     with store_faults():
         try:
+            reach("worker.before_commit")
             fresh = {str(row[0]) for row in rows("persist", **_parameters(ordered, now_ms))}
+            reach("worker.after_commit")
         except (IntegrityError, DataError) as error:
             if isinstance(error.__cause__, CheckViolation | NotNullViolation) or isinstance(error, DataError):
                 raise Refused(str(error)) from error

@@ -12,6 +12,7 @@ from shop import csv_table, stock
 from shop.csv_table import Faults
 from shop.domain import SKU_MAX_LENGTH, TEXT_MAX_LENGTH, is_sku, is_text
 from shop.stores import TextRedis, rows, store_faults
+from workers.fail_points import reach
 
 COLUMNS: Final = ("sku", "name", "price", "stock")
 STOCK_MAX: Final = 1_000_000_000
@@ -91,6 +92,8 @@ def store(items: Sequence[Item], *, reason: str = "", progress: Progress = lambd
             renamed += len(rows("rename_products", **_columns([i for i in batch if i.sku not in fresh])))
             added |= fresh
             progress(at + len(batch))
+        reach("catalogue.before_load")
+    reach("catalogue.after_books")
     if added:
         # Until PostgreSQL knows how many products there are, it would rather read all of them than look some up.
         with store_faults(), connection.cursor() as cursor:

@@ -19,6 +19,7 @@ from shop import books, keys, scripts, stock
 from shop.books import Decision, Recorded, Refused
 from shop.domain import LineShortage, Order, Reason, ReasonCode, Status
 from shop.stores import StoreUnavailable, TextRedis, store_faults
+from workers.fail_points import reach
 
 log = structlog.get_logger()
 _json = msgspec.json.Encoder()
@@ -144,8 +145,10 @@ def _run_reserve(orders: list[Order], client: TextRedis, rules: Rules) -> list[l
         args += [order.id, f"{tokens}{at:04x}", len(order.lines)]
         for line in order.lines:
             args += [line.sku, line.quantity]
+    reach("worker.before_reserve")
     with store_faults():
         replies: list[list[Any]] = scripts.run(client, "reserve", [keys.RESERVATIONS, keys.OPEN_ORDERS], args)
+    reach("worker.after_reserve")
     return replies
 
 
@@ -189,7 +192,10 @@ def _restore(order: Order, client: TextRedis, rules: Rules) -> None:
 def _conclude(batch: _Batch, client: TextRedis) -> dict[str, Outcome]:
     recorded = _record(batch.decisions, client)
     skus = {decision.order.id: decision.order.skus for decision in batch.decisions}
-    return _settle(recorded, skus, batch.locks, client)
+    reach("worker.before_settle")
+    outcomes = _settle(recorded, skus, batch.locks, client)
+    reach("worker.after_settle")
+    return outcomes
 
 
 def _record(decisions: list[Decision], client: TextRedis) -> dict[str, Recorded]:
@@ -284,8 +290,11 @@ def cancel(order_id: str, *, client: TextRedis, undecided: bool = False) -> Stat
     `undecided`: the wish came while the order was queued. Returns the order's status afterwards, `queued` where it has not
     ended. Raises `StoreUnavailable`.
     """
+    reach("cancel.before_books")
     books.cancel(order_id, undecided=undecided)
+    reach("cancel.after_books")
     status = settle_again(order_id, client=client)
+    reach("cancel.after_settle")
     if status is Status.CANCELLED:
         stock.sync_levels(client, books.skus_of(order_id))
     return status or Status.QUEUED

@@ -14,6 +14,7 @@ from shop import keys, queue, scripts
 from shop.domain import Line, Order, summed
 from shop.round_trips import RoundTrips
 from shop.stores import RedisLine, StoreUnavailable, order_database, store_faults, uuid_array
+from workers.fail_points import reach
 
 _json = msgspec.json.Encoder()
 
@@ -149,8 +150,10 @@ async def _claim(orders: list[tuple[Order, str]]) -> list[Intake]:
         document = _json.encode(order)
         message = queue.fulfil_message_of(order.id, document) if queue.BROKER_IS_LEDGER else ""
         args += [order.id, order.fingerprint, order.client, document, message]
+    reach("web.before_claim")
     with store_faults():
         replies = await scripts.run_async(_line, "accept", names, args)
+    reach("web.after_claim")
     return [await _answer(reply, order, key) for reply, (order, key) in zip(replies, orders, strict=True)]
 
 

@@ -14,6 +14,7 @@ from psycopg.errors import CheckViolation, UniqueViolation
 
 from shop import keys, scripts, stock
 from shop.stores import StoreUnavailable, TextRedis, rows, store_faults
+from workers.fail_points import reach
 
 #: How long a movement waits for the SKU's lock. Shorter than a client waits for an answer.
 LOCK_WAIT_S = 1.5
@@ -103,7 +104,9 @@ def _withdraw(client: TextRedis, request: str, sku: str, units: int) -> Outcome 
 def _write(client: TextRedis, *, request: str, by: str, sku: str, delta: int, reason: str) -> Outcome:
     try:
         with store_faults():
+            reach("movement.before_books")
             written = rows("move", request=request, client=by, sku=sku, delta=delta, reason=reason)
+            reach("movement.after_books")
     except IntegrityError as error:
         if isinstance(error.__cause__, UniqueViolation | CheckViolation) and (
             found := _written(client, request, sku, delta, reason)

@@ -16,6 +16,7 @@ from django.db import connection
 
 from shop import keys, stock
 from shop.stores import TextRedis, rows, sql, store_faults
+from workers.fail_points import reach
 
 #: SKUs compared in one go.
 COMPARE_BATCH = 1_000
@@ -150,10 +151,12 @@ def _explain(client: TextRedis, sku: str, repair: bool) -> Difference | None:
         and int(counter) + behind == expected
     ):
         if repair:
+            reach("reconcile.before_repair")
             stock.sync_levels(client, [sku])
         return Difference(what=what, cause="a stock movement has not reached Redis", mended=repair)
     if not counter.lstrip("-").isdigit():
         if repair:
+            reach("reconcile.before_repair")
             stock.unload(client, [sku])
         return Difference(what=what, cause="the counter is no number", mended=repair)
     return Difference(what=what, cause="")

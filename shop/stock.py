@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from shop import keys, scripts
 from shop.stores import StoreUnavailable, TextRedis, rows, store_faults
+from workers.fail_points import reach
 
 #: How often a load begins again when reservations ended under its hands. Each time is some milliseconds.
 LOAD_TRIES = 50
@@ -59,6 +60,7 @@ def _load_once(client: TextRedis, skus: Sequence[str]) -> tuple[list[str], set[s
     for reservation in held:
         if (reservation[0], reservation[1]) not in counted:
             uncounted.setdefault(reservation[2], []).append(reservation)
+    reach("stock.before_finish_load")
     with store_faults():
         pipe = client.pipeline(transaction=False)
         for sku, (version, units, free) in levels.items():

@@ -14,6 +14,7 @@ from django.conf import settings
 from shop import books, clients, fulfilment, keys, queue, scripts, stock
 from shop.domain import Order
 from shop.stores import TextRedis, rows, store_faults
+from workers.fail_points import reach
 
 log = structlog.get_logger()
 
@@ -85,6 +86,7 @@ def _enqueue_again(client: TextRedis, order_id: str, now_ms: int, head_ms: int |
             return False
         message = queue.fulfil_message(order) if queue.BROKER_IS_LEDGER else ""
         names = [keys.OPEN_ORDERS, queue.broker_key()]
+        reach("sweeper.before_requeue")
         queued: bool = scripts.run(client, "requeue", names, [order_id, message, next_look_ms]) == "queued"
     if queued and not queue.BROKER_IS_LEDGER:
         queue.publish(queue.FULFIL_TASK, order.id, order)

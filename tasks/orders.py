@@ -20,6 +20,7 @@ from shop.fulfilment import Busy, Rules, cancel, forgive, fulfil
 from shop.stores import StoreUnavailable, redis_client
 from workers.app import app
 from workers.batching import Outcome, TryLater, Unhandled
+from workers.fail_points import reach
 
 log = structlog.get_logger()
 
@@ -51,6 +52,7 @@ def fulfil_orders(bodies: Sequence[bytes]) -> list[Outcome]:
     Orders that meet a lock stay in line. What is no order of ours, and what can't be confirmed or rejected, is left to
     `fulfil_order`, which says what is wrong with it. Raises `TryLater` where a store is away.
     """
+    reach("worker.received")
     orders = [_order_in(body) for body in bodies]
     sound = [order for order in orders if order]
     try:
@@ -94,6 +96,7 @@ def fulfil_order(self: "Task[Any, Any]", document: dict[str, Any]) -> str:
     if not order.is_sound():
         raise NotAnOrder("no order that the API would accept")
     try:
+        reach("worker.received")
         outcome = fulfil([order], client=redis_client())[order.id]
     except StoreUnavailable as away:
         raise again(self, away) from away

@@ -35,6 +35,7 @@ from celery.worker import state
 from celery.worker import strategy as celery_strategy
 from celery.worker.request import create_request_cls
 
+from workers.fail_points import reach
 from workers.transport import Transport
 
 log = get_logger(__name__)
@@ -351,6 +352,7 @@ class Line:
     def _succeed(self, request: Any, result: str, runtime_s: float) -> None:
         """As `Request.on_success`."""
         state.task_ready(request)
+        reach("worker.before_acknowledge")
         request.acknowledge()
         self._events.tell("task-succeeded", request, result=repr(result), runtime=runtime_s)
 

@@ -21,6 +21,7 @@ from shop.web.http import Answer, Request
 from shop.web.parsing import parse_idempotency_key, parse_order, parse_prefer_wait
 from shop.web.problems import Kind, Problem, require_method
 from shop.web.schemas import OrderAnswer, OrderLine
+from workers.fail_points import reach
 
 _json = msgspec.json.Encoder()
 
@@ -49,6 +50,7 @@ async def collection(request: Request) -> Answer:
     )
     answer = await intake.accept(order, key, deadline)
     metrics.count_intake(answer)
+    reach("web.before_answer")
     match answer:
         case Accepted():
             state = OrderState(
