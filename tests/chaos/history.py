@@ -40,7 +40,6 @@ class History:
 
     def __init__(self, path: Path) -> None:
         self.operations: list[Operation] = []
-        self.open: set[str] = set()
         self._file = path.open("wb")
 
     def __enter__(self) -> Self:
@@ -53,10 +52,6 @@ class History:
         """Note an operation that has ended."""
         self.operations.append(operation)
         self._file.write(_encode(operation) + b"\n")
-        if operation.op == "order" and operation.outcome == OK and operation.state not in ENDED:
-            self.open.add(operation.id)
-        elif operation.state in ENDED:
-            self.open.discard(operation.id)
 
 
 def read(path: Path) -> list[Operation]:

@@ -1,0 +1,374 @@
+"""The checker finds what it is there to find: each fault is planted in a history or in the stores that has no other."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import redis
+from msgspec.structs import replace as changed
+
+from shop import keys, scripts
+from tests.builders import wait_until
+from tests.chaos import checker, history
+from tests.chaos.checker import Case
+from tests.chaos.evidence import Evidence, OrderRow, Product
+from tests.chaos.history import FAIL, OK, UNKNOWN, History, Operation
+from tests.chaos.locks import LockWatch, Trace
+from workers.embedded import RedisServer
+
+FIRST, SECOND = "order-1", "order-2"
+
+
+def placed(
+    key: str = "k1", order_id: str = FIRST, units: int = 3, at: float = 1.0, outcome: str = OK
+) -> Operation:
+    """An order that was asked for."""
+    is_known = outcome == OK
+    return Operation(
+        process=0,
+        op="order",
+        start=at,
+        end=at + 0.1,
+        outcome=outcome,
+        key=key,
+        lines=(("X", units),),
+        id=order_id if is_known else "",
+        state="queued" if is_known else "",
+    )
+
+
+def polled(state: str, at: float, order_id: str = FIRST, process: int = 0) -> Operation:
+    """A look at an order."""
+    return Operation(process=process, op="poll", start=at, end=at + 0.1, outcome=OK, id=order_id, state=state)
+
+
+def moved(key: str, delta: int, outcome: str = OK) -> Operation:
+    """A stock movement that was asked for."""
+    return Operation(
+        process=0, op="move", start=1.5, end=1.6, outcome=outcome, key=key, lines=(("X", delta),)
+    )
+
+
+def cancelled(order_id: str = SECOND) -> Operation:
+    """A cancellation that was accepted."""
+    return Operation(process=0, op="cancel", start=4.0, end=4.1, outcome=OK, id=order_id, state="confirmed")
+
+
+def row(
+    status: str = "confirmed", key: str = "k1", units: int = 3, sold: int = 3, returned: int = 0
+) -> OrderRow:
+    """An order in the books."""
+    return OrderRow(
+        status=status,
+        reference=key,
+        lines=[("X", units)],
+        committed_at=1.5,
+        sold=sold,
+        returned=returned,
+    )
+
+
+#: Two orders of 3 units, the second one cancelled; 10 units at first, 5 more delivered, an unknown movement that was made.
+OPERATIONS = (
+    placed(),
+    placed(),
+    placed("k2", SECOND, at=2.0),
+    moved("m1", 5),
+    moved("m2", -1, UNKNOWN),
+    moved("m3", -100, FAIL),
+    placed("k3", units=1, outcome=UNKNOWN),
+    polled("queued", 1.2),
+    polled("confirmed", 2.0),
+    polled("confirmed", 3.0, process=1),
+    cancelled(),
+    polled("cancelled", 5.0, SECOND),
+)
+EVIDENCE = Evidence(
+    orders={FIRST: row(), SECOND: row("cancelled", "k2", returned=3)},
+    products={"X": Product(opening=10, on_sale=14, confirmed=3, free="11")},
+    movements=[("m1", "X", 5), ("m2", "X", -1)],
+    told={FIRST: "confirmed", SECOND: "cancelled"},
+    in_redis={FIRST: "confirmed"},
+)
+
+
+def with_orders(**orders: OrderRow | None) -> Evidence:
+    """The evidence with other orders; None: that one is missing."""
+    known = {**EVIDENCE.orders, **{name.replace("_", "-"): order for name, order in orders.items()}}
+    return replace(EVIDENCE, orders={name: order for name, order in known.items() if order})
+
+
+def with_product(**counters: int | str | None) -> Evidence:
+    """The evidence with other counters."""
+    return replace(EVIDENCE, products={"X": replace(EVIDENCE.products["X"], **counters)})
+
+
+def case(*more: Operation, evidence: Evidence = EVIDENCE, never_short: tuple[str, ...] = ()) -> Case:
+    """The history with more operations."""
+    return Case([*OPERATIONS, *more], evidence, never_short=never_short)
+
+
+def test_a_history_in_which_every_promise_was_kept_passes() -> None:
+    assert checker.check(case()) == []
+
+
+PLANTED: list[tuple[str, Callable[[Case], checker.Found], Case]] = [
+    (
+        "an accepted order is not in the books",
+        checker.every_accepted_order_has_one_end,
+        case(evidence=with_orders(order_1=None)),
+    ),
+    (
+        "an accepted order is not known over HTTP",
+        checker.every_accepted_order_has_one_end,
+        case(evidence=replace(EVIDENCE, told={SECOND: "cancelled"})),
+    ),
+    (
+        "an order is queued for ever",
+        checker.every_accepted_order_has_one_end,
+        case(evidence=replace(EVIDENCE, told={FIRST: "queued", SECOND: "cancelled"})),
+    ),
+    (
+        "PostgreSQL and HTTP say different things",
+        checker.every_accepted_order_has_one_end,
+        case(evidence=with_orders(order_1=row("rejected", sold=0))),
+    ),
+    (
+        "Redis says something else",
+        checker.every_accepted_order_has_one_end,
+        case(evidence=replace(EVIDENCE, in_redis={FIRST: "rejected"})),
+    ),
+    (
+        "one key was answered with two ids",
+        checker.one_key_is_one_order,
+        case(placed(order_id="order-3")),
+    ),
+    (
+        "one key has two orders in the books",
+        checker.one_key_is_one_order,
+        case(evidence=with_orders(order_3=row())),
+    ),
+    (
+        "two different orders were accepted under one key",
+        checker.one_key_is_one_order,
+        case(placed(units=4)),
+    ),
+    (
+        "an order has other units than were ordered",
+        checker.orders_say_what_was_ordered,
+        case(evidence=with_orders(order_1=row(units=4))),
+    ),
+    (
+        "an order is in the books that nobody placed",
+        checker.orders_say_what_was_ordered,
+        case(evidence=with_orders(order_3=row(key="k9"))),
+    ),
+    (
+        "an order is in the books that was refused",
+        checker.orders_say_what_was_ordered,
+        case(placed("k4", outcome=FAIL), evidence=with_orders(order_3=row(key="k4"))),
+    ),
+    (
+        "an acknowledged movement is not in the books",
+        checker.movements_happen_once,
+        case(moved("m4", 2)),
+    ),
+    (
+        "a movement is in the books twice",
+        checker.movements_happen_once,
+        case(evidence=replace(EVIDENCE, movements=[*EVIDENCE.movements, ("m2", "X", -1)])),
+    ),
+    (
+        "a refused movement is in the books",
+        checker.movements_happen_once,
+        case(evidence=replace(EVIDENCE, movements=[*EVIDENCE.movements, ("m3", "X", -100)])),
+    ),
+    (
+        "a movement is in the books that nobody asked for",
+        checker.movements_happen_once,
+        case(evidence=replace(EVIDENCE, movements=[*EVIDENCE.movements, ("m9", "X", 1)])),
+    ),
+    ("Redis has a unit too few", checker.units_are_conserved, case(evidence=with_product(free="10"))),
+    ("Redis has a unit too many", checker.units_are_conserved, case(evidence=with_product(free="12"))),
+    ("Redis has no counter", checker.units_are_conserved, case(evidence=with_product(free=None))),
+    ("Redis has no number", checker.units_are_conserved, case(evidence=with_product(free="many"))),
+    (
+        "PostgreSQL counts a unit too many as confirmed",
+        checker.units_are_conserved,
+        case(evidence=with_product(confirmed=4)),
+    ),
+    (
+        "PostgreSQL has lost a movement's units",
+        checker.units_are_conserved,
+        case(evidence=with_product(on_sale=13)),
+    ),
+    ("a counter is below zero", checker.nothing_is_oversold, case(evidence=with_product(free="-1"))),
+    (
+        "more is confirmed than is on sale",
+        checker.nothing_is_oversold,
+        case(evidence=with_product(confirmed=15)),
+    ),
+    (
+        "an order was rejected that wanted what there was",
+        checker.nobody_is_refused_what_there_is,
+        case(evidence=with_orders(order_1=row("rejected", sold=0)), never_short=("X",)),
+    ),
+    (
+        "an order was given up",
+        checker.no_order_is_given_up,
+        case(evidence=with_orders(order_1=row("failed", sold=0))),
+    ),
+    (
+        "a state went back for the client who saw it",
+        checker.states_move_forward,
+        case(polled("queued", 4.0)),
+    ),
+    (
+        "a state went back for another client",
+        checker.states_move_forward,
+        case(polled("queued", 4.0, process=1)),
+    ),
+    (
+        "a final state became another one",
+        checker.states_move_forward,
+        case(polled("rejected", 4.0)),
+    ),
+    (
+        "a final state was another one at rest",
+        checker.states_move_forward,
+        case(evidence=replace(EVIDENCE, told={FIRST: "rejected", SECOND: "cancelled"})),
+    ),
+    (
+        "an order was shown as confirmed before its commit",
+        checker.nothing_is_shown_before_its_commit,
+        case(polled("confirmed", 1.3)),
+    ),
+    (
+        "a cancelled order returned its units twice",
+        checker.cancelled_orders_return_their_units_once,
+        case(evidence=with_orders(order_2=row("cancelled", "k2", returned=6))),
+    ),
+    (
+        "a cancelled order returned nothing",
+        checker.cancelled_orders_return_their_units_once,
+        case(evidence=with_orders(order_2=row("cancelled", "k2", returned=0))),
+    ),
+    (
+        "a confirmed order is in the ledger twice",
+        checker.cancelled_orders_return_their_units_once,
+        case(evidence=with_orders(order_1=row(sold=6))),
+    ),
+    (
+        "an accepted cancellation was forgotten",
+        checker.cancelled_orders_return_their_units_once,
+        case(cancelled(FIRST)),
+    ),
+    (
+        "a lock is left behind",
+        checker.nothing_is_left_behind,
+        case(evidence=replace(EVIDENCE, left=["lock:produto:X"])),
+    ),
+    (
+        "nothing was confirmed",
+        checker.something_succeeded,
+        case(evidence=with_orders(order_1=None)),
+    ),
+    (
+        "nobody saw a confirmed order",
+        checker.something_succeeded,
+        Case([one for one in OPERATIONS if one.state != "confirmed"], EVIDENCE),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("find", "planted"), [planted[1:] for planted in PLANTED], ids=[planted[0] for planted in PLANTED]
+)
+def test_what_is_planted_is_found(find: Callable[[Case], checker.Found], planted: Case) -> None:
+    assert list(find(planted))
+
+
+@pytest.mark.parametrize("find", checker.CHECKS)
+def test_each_check_has_a_fault_that_it_must_find(find: Callable[[Case], checker.Found]) -> None:
+    assert any(planted[1] is find for planted in PLANTED)
+
+
+def test_a_movement_that_was_unknown_and_then_refused_may_have_happened() -> None:
+    allowed = case(moved("m2", -1, FAIL))
+
+    assert checker.check(allowed) == []
+
+
+def test_two_looks_at_the_same_time_may_see_different_states() -> None:
+    overlapping = changed(polled("queued", 1.95), end=2.5)
+
+    assert checker.check(case(overlapping)) == []
+
+
+def test_a_history_is_read_as_it_was_written(tmp_path: Path) -> None:
+    with History(tmp_path / "history.jsonl") as written:
+        for operation in OPERATIONS:
+            written.add(operation)
+
+    assert history.read(tmp_path / "history.jsonl") == list(OPERATIONS)
+
+
+TAKE = '1700000000.100000 [0 lua] "SET" "lock:produto:X" "a" "PX" "5000"'
+SETTLE = '1700000000.200000 [0 127.0.0.1:5] "EVALSHA" "f00" "4" "reservations" "X" "a"'
+RELEASE = '1700000000.200001 [0 lua] "DEL" "lock:produto:X"'
+
+
+def test_a_trace_of_locks_that_exclude_passes() -> None:
+    again = TAKE.replace(".100000", ".300000").replace('"a"', '"b"')
+
+    watch = LockWatch().feed([TAKE, SETTLE, RELEASE, again])
+
+    assert (watch.taken, watch.violations) == (2, [])
+
+
+def test_a_lock_that_expired_may_be_taken() -> None:
+    later = TAKE.replace("1700000000.1", "1700000005.1").replace('"a"', '"b"')
+
+    assert LockWatch().feed([TAKE, later]).violations == []
+
+
+def test_what_was_done_while_nobody_looked_is_not_guessed() -> None:
+    watch = LockWatch().feed([TAKE])
+    watch.forget()
+
+    assert watch.feed([TAKE.replace('"a"', '"b"')]).violations == []
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        pytest.param([TAKE, TAKE.replace('"a"', '"b"')], id="two holders at once"),
+        pytest.param([TAKE, SETTLE.replace('"a"', '"b"'), RELEASE], id="released by somebody else"),
+        pytest.param([TAKE.replace(' "PX" "5000"', "")], id="a lock that never expires"),
+        pytest.param([TAKE.replace("5000", "5001")], id="a lock that lives too long"),
+    ],
+)
+def test_locks_that_do_not_exclude_are_found_in_a_trace(trace: list[str]) -> None:
+    assert LockWatch().feed(trace).violations
+
+
+@pytest.mark.parametrize(("holder", "violations"), [("b", 0), ("c", 1)])
+def test_a_real_redis_is_followed(
+    client: "redis.Redis", redis_server: RedisServer, holder: str, violations: int
+) -> None:
+    lock = keys.lock("X")
+    with Trace(redis_server) as trace:
+        trace.switch(on=True)
+        wait_until(lambda: takes(client, lock, "b") and trace.watch.taken, what="MONITOR to be on")
+        before = trace.watch.taken
+
+        client.set(lock, holder, px=5000)
+
+        wait_until(lambda: trace.watch.taken > before, what="the last command to be seen")
+    assert len(trace.watch.violations) == violations
+
+
+def takes(client: "redis.Redis", lock: str, holder: str) -> bool:
+    """Take a lock the way the system does."""
+    return scripts.run(client, "lock", [lock], [holder, keys.LOCK_TTL_MS]) == "taken"
