@@ -335,18 +335,18 @@ class Line:
 
     def _on_done(self, batch: list[Any], outcomes: Sequence[Outcome], runtime_s: float) -> None:
         in_line = []
-        for request, outcome in zip(batch, outcomes, strict=True):
-            if isinstance(outcome, str):
-                self._succeed(request, outcome, runtime_s)
-            elif outcome is Unhandled.IN_LINE:
-                in_line.append(request)
-            else:
-                self._go_alone(request)
         self._rest_s = SHORTEST_REST_S
         try:
+            for request, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, str):
+                    self._succeed(request, outcome, runtime_s)
+                elif outcome is Unhandled.IN_LINE:
+                    in_line.append(request)
+                else:
+                    self._go_alone(request)
             self._stay_in_line(in_line, is_stuck=len(in_line) == len(batch))
         finally:
-            # Whatever Redis did meanwhile.
+            # Whatever Redis did meanwhile, and whatever went wrong: what is not acknowledged comes again.
             self._go_on(batch)
 
     def _succeed(self, request: Any, result: str, runtime_s: float) -> None:
