@@ -9,12 +9,13 @@ import redis
 from msgspec.structs import replace as changed
 
 from shop import keys, scripts
-from tests.builders import wait_until
-from tests.chaos import checker, history
+from tests.builders import accepted, an_order, wait_until
+from tests.chaos import checker, history, losses
 from tests.chaos.checker import Case
 from tests.chaos.evidence import Evidence, OrderRow, Product
 from tests.chaos.history import FAIL, OK, UNKNOWN, History, Operation
 from tests.chaos.locks import LockWatch, Trace
+from tests.chaos.losses import Loss
 from workers.embedded import RedisServer
 
 FIRST, SECOND = "order-1", "order-2"
@@ -104,9 +105,21 @@ def with_product(**counters: int | str | None) -> Evidence:
     return replace(EVIDENCE, products={"X": replace(EVIDENCE.products["X"], **counters)})
 
 
-def case(*more: Operation, evidence: Evidence = EVIDENCE, never_short: tuple[str, ...] = ()) -> Case:
+def case(
+    *more: Operation,
+    evidence: Evidence = EVIDENCE,
+    never_short: tuple[str, ...] = (),
+    losses: tuple[Loss, ...] = (),
+) -> Case:
     """The history with more operations."""
-    return Case([*OPERATIONS, *more], evidence, never_short=never_short)
+    return Case([*OPERATIONS, *more], evidence, never_short=never_short, losses=losses)
+
+
+#: A third order, accepted at 6 s and asked to be cancelled, and then Redis forgets it, from 7 s to 7.1 s.
+THIRD = "order-3"
+ACCEPTED, WISHED = placed("k4", THIRD, at=6.0), changed(cancelled(THIRD), start=6.2, end=6.3, state="queued")
+FORGOTTEN = Loss(began=7.0, ended=7.1, orders=frozenset({THIRD}), wishes=frozenset({THIRD}))
+ROLLED_BACK = Loss(began=7.0, ended=7.1, orders=frozenset(), wishes=frozenset({SECOND}), is_rollback=True)
 
 
 def test_a_history_in_which_every_promise_was_kept_passes() -> None:
@@ -270,6 +283,11 @@ PLANTED: list[tuple[str, Callable[[Case], checker.Found], Case]] = [
         case(evidence=replace(EVIDENCE, left=["lock:produto:X"])),
     ),
     (
+        "something broke",
+        checker.nothing_breaks,
+        case(changed(placed("k5", outcome=UNKNOWN), status=500)),
+    ),
+    (
         "nothing was confirmed",
         checker.something_succeeded,
         case(evidence=with_orders(order_1=None)),
@@ -292,6 +310,89 @@ def test_what_is_planted_is_found(find: Callable[[Case], checker.Found], planted
 @pytest.mark.parametrize("find", checker.CHECKS)
 def test_each_check_has_a_fault_that_it_must_find(find: Callable[[Case], checker.Found]) -> None:
     assert any(planted[1] is find for planted in PLANTED)
+
+
+@pytest.mark.parametrize(
+    ("more", "losses", "wrong"),
+    [
+        pytest.param((ACCEPTED,), (FORGOTTEN,), 0, id="Redis forgot an order that nobody else knew"),
+        pytest.param((ACCEPTED, WISHED), (FORGOTTEN,), 0, id="and the wish to cancel it"),
+        pytest.param((ACCEPTED,), (), 1, id="nothing destroyed the order"),
+        pytest.param(
+            (ACCEPTED,), (replace(FORGOTTEN, orders=frozenset()),), 1, id="something else was destroyed"
+        ),
+        pytest.param(
+            (ACCEPTED, placed("k4", THIRD, at=8.0)), (FORGOTTEN,), 1, id="it was accepted again since"
+        ),
+        pytest.param(
+            (ACCEPTED, polled("confirmed", 6.5, THIRD)),
+            (FORGOTTEN,),
+            1,
+            id="its end had been seen, so it was decided",
+        ),
+        pytest.param(
+            (ACCEPTED, WISHED), (replace(FORGOTTEN, wishes=frozenset()),), 1, id="the wish was not destroyed"
+        ),
+        pytest.param(
+            (ACCEPTED, changed(WISHED, start=8.0, end=8.1)),
+            (FORGOTTEN,),
+            1,
+            id="the wish was accepted again since",
+        ),
+    ],
+)
+def test_a_fault_may_cost_what_it_destroyed_and_nothing_else(
+    more: tuple[Operation, ...], losses: tuple[Loss, ...], wrong: int
+) -> None:
+    assert len(checker.check(case(*more, losses=losses))) == wrong
+
+
+@pytest.mark.parametrize(("losses", "wrong"), [((FORGOTTEN,), 0), ((), 1)])
+def test_a_key_whose_order_was_lost_may_stand_for_another(losses: tuple[Loss, ...], wrong: int) -> None:
+    other = placed("k4", THIRD, units=1, at=8.0)
+    evidence = replace(
+        with_orders(order_3=row("rejected", "k4", units=1, sold=0)), told={**EVIDENCE.told, THIRD: "rejected"}
+    )
+
+    found = checker.check(case(ACCEPTED, other, evidence=evidence, losses=losses))
+
+    assert len(found) == wrong
+
+
+@pytest.mark.parametrize(
+    ("losses", "wrong"), [((ROLLED_BACK,), 0), ((), 2), ((replace(ROLLED_BACK, wishes=frozenset()),), 2)]
+)
+def test_only_a_rollback_may_bring_back_an_order_that_was_cancelled(
+    losses: tuple[Loss, ...], wrong: int
+) -> None:
+    evidence = replace(EVIDENCE, told={FIRST: "confirmed", SECOND: "confirmed"})
+
+    assert len(checker.check(case(evidence=evidence, losses=losses))) == wrong
+
+
+def test_an_error_that_was_asked_for_is_none() -> None:
+    broken = changed(placed("k5", outcome=UNKNOWN), status=500)
+
+    assert checker.check(case(broken, evidence=replace(EVIDENCE, errors_asked_for=1))) == []
+
+
+def test_what_a_piece_of_a_real_file_accepted_is_read_from_it(
+    client: "redis.Redis", redis_server: RedisServer
+) -> None:
+    file = redis_server.folder / "appendonly.aof"
+    (before,) = accepted(client, an_order(("A", 1)))
+    synced = file.stat().st_size
+    (after, cancelling) = accepted(client, an_order(("A", 1)), an_order(("B", 1)))
+    names = [keys.order(cancelling.id), keys.CANCELLATIONS, ""]
+    scripts.run(client, "request_cancel", names, [cancelling.id, cancelling.client, 1, "", ""])
+    scripts.run(
+        client, "reserve", [keys.RESERVATIONS, keys.OPEN_ORDERS], [1, 0, 3, 9, before.id, "token", 1, "A", 1]
+    )
+
+    loss = losses.of_tail(file.read_bytes()[synced:], 0.0, 1.0)
+
+    assert loss.orders == {after.id, cancelling.id}
+    assert loss.wishes == {cancelling.id}
 
 
 def test_a_movement_that_was_unknown_and_then_refused_may_have_happened() -> None:

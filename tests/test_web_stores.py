@@ -224,7 +224,9 @@ def redis_way(
 ) -> Iterator[FaultProxy]:
     """What the web tier takes for Redis is a way to it that can be broken."""
     with FaultProxy((LOOPBACK, redis_server.port)) as proxy:
-        monkeypatch.setattr(settings, "REDIS_URL", f"redis://:{redis_server.password}@{LOOPBACK}:{proxy.port}/0")
+        monkeypatch.setattr(
+            settings, "REDIS_URL", f"redis://:{redis_server.password}@{LOOPBACK}:{proxy.port}/0"
+        )
         stores.web_redis.cache_clear()
         yield proxy
         stores.web_redis.cache_clear()
@@ -244,15 +246,11 @@ def test_connections_that_were_reset_while_nobody_used_them_are_replaced_unnotic
             await line.evalsha(await line.script_load(script), 0),
         ]
 
-    async def noticed() -> None:
-        for held in (*stores.web_redis().connection_pool._available_connections, line._connection):
-            while not held._writer.is_closing():
-                await asyncio.sleep(0.001)
-
     async def story() -> list[Any]:
         await ask()
         await asyncio.to_thread(redis_way.reset)
-        await noticed()
+        for held in (*stores.web_redis().connection_pool._available_connections, line._connection):
+            await asyncio.to_thread(wait_until, held._writer.is_closing, what="the loop to notice")
         again = await ask()
         await line.close()
         await stores.web_redis().connection_pool.aclose()

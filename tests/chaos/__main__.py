@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         faults=[CATALOGUE[name] for name in options.faults],
         clients=options.clients,
         most=options.count,
+        append_fsync=options.append_fsync,
     )
     replay = (
         f"python -m tests.chaos --seed {plan.seed} --minutes {options.minutes:g} --clients {plan.clients}"
@@ -107,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         "--count", type=int, default=0, metavar="N", help="end after so many faults (default: no limit)"
     )
     parser.add_argument("--clients", type=int, default=16, metavar="N", help="default: 16")
+    parser.add_argument(
+        "--append-fsync", choices=("always", "everysec"), default="always", help="Redis's (default: always)"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path(".chaos"), help="folder for report and history (default: .chaos)"
     )

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Final, Self
 from urllib.parse import quote
 
@@ -78,7 +79,7 @@ class Asker:
         return operation
 
     async def states(self, ids: Sequence[str]) -> dict[str, str]:
-        """What the API says of orders now, not written down; those it does not answer for are left out."""
+        """What the API says of orders now, not written down; those that it does not know are left out."""
         states: dict[str, str] = {}
         unasked = iter(ids)
 
@@ -87,8 +88,10 @@ class Asker:
                 headers = {"Authorization": self._authorization}
                 target = f"/api/v1/orders/{order_id}"
                 answer = await self._pool.ask("GET", target, headers, b"", timeout_s=10)
-                if answer.status == 200:
+                if answer.status == HTTPStatus.OK:
                     states[order_id] = msgspec.json.decode(answer.body)["status"]
+                elif answer.status != HTTPStatus.NOT_FOUND:
+                    states[order_id] = f"answered with {answer.status}"
 
         await asyncio.gather(*(ask_all() for _ in range(16)))
         return states

@@ -58,6 +58,7 @@ class Evidence:
     """Orders by id, SKUs, movements by the reason they were given, and what is left behind.
 
     `told`: the states of orders over HTTP. `in_redis`: the states of orders that Redis still knows.
+    `errors_asked_for`: how often a fail point raised one in the web tier.
     """
 
     orders: Mapping[str, OrderRow]
@@ -66,6 +67,7 @@ class Evidence:
     told: Mapping[str, str]
     in_redis: Mapping[str, str]
     left: Sequence[str] = field(default_factory=list)
+    errors_asked_for: int = 0
 
 
 def collect(site: Site, told: Mapping[str, str], skus: Sequence[str]) -> Evidence:
@@ -90,6 +92,7 @@ def collect(site: Site, told: Mapping[str, str], skus: Sequence[str]) -> Evidenc
         told=told,
         in_redis=_states(site, list(told)),
         left=left_behind(site),
+        errors_asked_for=sum(hit.read_text() == "raise" for hit in site.fail_points.glob("web.*.hit")),
     )
 
 

@@ -52,13 +52,13 @@ def _heal(way: Way) -> Callable[[Site, object], None]:
 
 def _faults(store: str, name: str, way: Way, *, answers: bool) -> Iterator[Fault]:
     troubles = (
-        ("slow", "30 to 400 ms later in each direction", _delay(way), (0.5, 2.0), True),
-        ("silent", "nothing arrives; what was sent arrives afterwards", _make(way, is_silent=True), (0.5, 3.5), False),
+        ("slow", "30 to 400 ms later in each direction", _delay(way), (0.4, 1.4), True),
+        ("silent", "nothing arrives; what was sent arrives afterwards", _make(way, is_silent=True), (0.4, 2.5), False),
         ("reset", "connections reset", _reset(way), (0.0, 0.0), True),
-        ("refused", "connections reset, new ones refused", _refuse(way), (0.3, 2.0), False),
-        ("replies-lost", "commands arrive, replies are lost, then reset", _make(way, loses_replies=True), (0.3, 2.0), False),
-        ("commands-lost", "commands are lost, then reset", _make(way, loses_commands=True), (0.3, 2.0), False),
-        ("trickling", "4,000 bytes a second", _make(way, bytes_per_s=4_000), (0.5, 2.0), False),
+        ("refused", "connections reset, new ones refused", _refuse(way), (0.3, 1.4), False),
+        ("replies-lost", "commands arrive, replies are lost, then reset", _make(way, loses_replies=True), (0.3, 1.4), False),
+        ("commands-lost", "commands are lost, then reset", _make(way, loses_commands=True), (0.3, 1.4), False),
+        ("trickling", "4,000 bytes a second", _make(way, bytes_per_s=4_000), (0.4, 1.4), False),
     )  # fmt: skip
     for suffix, description, inject, hold_s, always in troubles:
         yield Fault(

@@ -68,7 +68,7 @@ def _set(site: Site, statement: str) -> None:
 
 def _held(name: str, description: str, inject: Callable[[Site, Random], Any], heal: Any) -> Fault:
     return Fault(
-        name=name, description=description, answers=True, inject=inject, heal=heal, hold_s=(0.5, 2.5)
+        name=name, description=description, answers=True, inject=inject, heal=heal, hold_s=(0.4, 1.6)
     )
 
 

@@ -17,7 +17,7 @@ from workers.processes import PartFailedError
 #: Processes that a fault is done to, all of them.
 Pick = Callable[[Site, Random], Sequence[int]]
 
-SHORT_S: Final = (0.5, 2.0)
+SHORT_S: Final = (0.3, 1.5)
 #: Longer than a lock lives.
 LONG_S: Final = (keys.LOCK_TTL_MS / 1000 + 0.5, keys.LOCK_TTL_MS / 1000 + 1.5)
 
@@ -101,8 +101,8 @@ def still(pids: Sequence[int], for_s: float) -> Iterator[None]:
         send(signal.SIGCONT, frozen)
 
 
-def _revive_stores(site: Site, killed: Sequence[int]) -> None:
-    """A killed process is gone some milliseconds later."""
+def revive_stores(site: Site, killed: Sequence[int]) -> None:
+    """Start again what was killed; a killed process is gone some milliseconds later."""
     while any(map(is_running, killed)):
         time.sleep(0.005)
     for server in (site.redis_server, site.postgres_server):
@@ -134,7 +134,7 @@ def _killed(name: str, what: str, pick: Pick, *, answers: bool) -> Fault:
         description=f"SIGKILL to {what}",
         answers=answers,
         inject=_signal(signal.SIGKILL, pick),
-        heal=_revive_stores,
+        heal=revive_stores,
     )
 
 

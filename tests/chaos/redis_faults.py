@@ -1,6 +1,9 @@
 """Redis that forgets, refuses, pauses or was meddled with."""
 
 import json
+import os
+import signal
+import time
 from collections.abc import Callable
 from random import Random
 from typing import Any, Final
@@ -8,14 +11,18 @@ from typing import Any, Final
 from shop import keys
 from tests.chaos.clients import HOT, PLENTY, SCARCE
 from tests.chaos.fault import Fault, NotInjected
-from tests.chaos.process_faults import pool_processes, still
+from tests.chaos.losses import Loss, of_tail
+from tests.chaos.process_faults import pool_processes, revive_stores, still
 from tests.chaos.site import Site
+from workers.proc import is_running
 
 UNACKED: Final = ("unacked", "unacked_index")
 #: Long enough for some messages to gather where they are to be found.
 GATHER_S: Final = 0.4
 #: Looks for something that is there for milliseconds only.
 LOOKS: Final = 300
+
+HALF_A_COMMAND: Final = b"*3\r\n$3\r\nSET\r\n$9\r\nestoq"
 
 GARBAGE: Final = (
     b"",
@@ -99,6 +106,56 @@ def _raise_stock(site: Site, random: Random) -> None:
     site.redis.incrby(keys.stock(sku), random.randint(1, 20))
 
 
+def _lower_stock(site: Site, random: Random) -> str:
+    """Units less than there are: nobody but the operator can tell."""
+    sku = random.choice(HOT + SCARCE)
+    free = int(site.redis.get(keys.stock(sku)) or 0)
+    if free < 1:
+        raise NotInjected("nothing was free")
+    site.redis.decrby(keys.stock(sku), random.randint(1, free))
+    return sku
+
+
+def _reload(site: Site, sku: str) -> None:
+    """What the operator does."""
+    site.reload([sku])
+
+
+def _break_stock(site: Site, random: Random) -> None:
+    for sku in random.sample(PLENTY, 3):
+        site.redis.set(keys.stock(sku), random.choice(("many", "", "1e3", "12.5")))
+
+
+def _empty_redis(site: Site, _: Random) -> None:
+    """Everything goes at once, and with it, in the same moment, what to expect of it."""
+    began = time.time()
+    transaction = site.redis.pipeline(transaction=True)
+    transaction.zrange(keys.OPEN_ORDERS, 0, -1).zrange(keys.CANCELLATIONS, 0, -1).flushall()
+    orders, wishes, _done = transaction.execute()
+    site.losses.append(
+        Loss(began=began, ended=time.time(), orders=frozenset(orders), wishes=frozenset(wishes))
+    )
+
+
+def _cut_power(site: Site, random: Random) -> list[int]:
+    """Redis dies in the middle of a write; with `everysec`, what it had written in the last second was not on disk."""
+    file = site.redis_server.folder / "appendonly.aof"
+    pid, began, synced = site.redis_server.pid, time.time(), file.stat().st_size
+    if site.append_fsync == "everysec":
+        time.sleep(random.uniform(0.1, 1.0))
+    os.kill(pid, signal.SIGKILL)
+    while is_running(pid):
+        time.sleep(0.005)
+    if site.append_fsync == "everysec":
+        with file.open("r+b") as written:
+            written.seek(synced)
+            site.losses.append(of_tail(written.read(), began, time.time()))
+            written.truncate(synced)
+    with file.open("ab") as written:
+        written.write(HALF_A_COMMAND)
+    return [pid]
+
+
 def _delete_locks(site: Site, _: Random) -> None:
     names = [keys.lock(sku) for sku in HOT + SCARCE + PLENTY]
     if not any(site.redis.delete(*names) for _ in range(LOOKS)):
@@ -138,6 +195,24 @@ FAULTS: Final = (
     _meddled("garbage-queued", "what is no message, or of no task of ours, on the queue", _queue_garbage),
     _meddled("stock-deleted", "`estoque:` keys deleted, with or without their `level:`", _delete_stock),
     _meddled("stock-raised", "an `estoque:` key edited upward", _raise_stock),
+    Fault(
+        name="stock-lowered",
+        description="an `estoque:` key edited downward; the operator loads it again",
+        answers=True,
+        inject=_lower_stock,
+        heal=_reload,
+        hold_s=(0.2, 0.5),
+        is_rare=True,
+    ),
+    _meddled("stock-broken", "`estoque:` keys that are no numbers", _break_stock),
+    Fault(name="redis-emptied", description="FLUSHALL", answers=False, inject=_empty_redis),
+    Fault(
+        name="redis-power-cut",
+        description="Redis dies in the middle of a write, what was not synced is gone",
+        answers=False,
+        inject=_cut_power,
+        heal=revive_stores,
+    ),
     _meddled("locks-deleted", "lock keys deleted while they are held", _delete_locks),
     _meddled("keys-forgotten", "idempotency keys deleted", _forget_keys),
 )

@@ -38,11 +38,15 @@ class Plan:
     faults: Sequence[Fault]
     clients: int = 16
     most: int = 0
+    append_fsync: str = "always"
 
 
 @dataclass(kw_only=True)
 class Result:
-    """What was done and found. `locks_taken`: as seen by MONITOR, while it was on. `rest_s`: from the end to rest."""
+    """What was done and found. `locks_taken`: as seen by MONITOR, while it was on. `rest_s`: from the end to rest.
+
+    `could_be_gone`, `gone`: accepted orders that faults could destroy by their nature, and did.
+    """
 
     began_at: float = 0.0
     operations: Sequence[Operation] = ()
@@ -51,6 +55,8 @@ class Result:
     ended: dict[str, int] = field(default_factory=dict)
     locks_taken: int = 0
     rest_s: float = 0.0
+    could_be_gone: int = 0
+    gone: int = 0
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -72,7 +78,7 @@ class Run:
     def __call__(self) -> Result:
         """Do it. Raises PartFailedError where the system cannot be started."""
         with (
-            Site(self._folder, seed=self._plan.seed) as site,
+            Site(self._folder, seed=self._plan.seed, append_fsync=self._plan.append_fsync) as site,
             History(self._out / "history.jsonl") as history,
             Trace(site.redis_server) as trace,
         ):
@@ -132,6 +138,9 @@ class Run:
         try:
             closing.heal_everything(site)
             self.result.rest_s = closing.wait_for_rest(site)
+            if any(loss.is_rollback for loss in site.losses):
+                # What the operator is told to do after a power cut.
+                site.reload(skus)
             placed = list(history.operations)
             closing.last_orders(site, buyer, skus, placed, self._plan.seed)
             closing.wait_for_rest(site)
@@ -140,8 +149,12 @@ class Run:
         ids = list({one.id for one in history.operations if one.op == "order" and one.outcome == OK})
         self._say(f"checking {len(ids)} orders")
         found = evidence.collect(site, buyer.states(ids), skus)
-        case = Case(history.operations, found, never_short=PLENTY)
+        case = Case(history.operations, found, never_short=PLENTY, losses=site.losses)
         self.result.violations += checker.check(case)
+        self.result.could_be_gone = len(set().union(*(loss.orders for loss in site.losses)))
+        self.result.gone = sum(
+            order_id not in found.orders and case.may_be_gone(order_id) for order_id in ids
+        )
         for order in found.orders.values():
             self.result.ended[order.status] = self.result.ended.get(order.status, 0) + 1
 

@@ -8,7 +8,7 @@ from typing import Final
 from tests.chaos.fault import Fault
 
 #: Of the faults that come alone, every so many-th is waited for until all orders of its time have ended.
-MEASURED_EVERY: Final = 3
+MEASURED_EVERY: Final = 7
 #: Rare kinds are left out of so many decks, and then are in one.
 RARE_EVERY: Final = 3
 
@@ -33,22 +33,22 @@ class Burst:
 
 
 def bursts(seed: int, faults: Sequence[Fault]) -> Iterator[Burst]:
-    """Without end: deck after deck of all kinds, each shuffled, dealt in bursts of one to three."""
+    """Without end: deck after deck of all kinds, each shuffled, dealt in bursts of one to four."""
     deck = 0
     while True:
         random = Random(f"{seed}/{deck}")
         kinds = [
             fault
             for number, fault in enumerate(faults)
-            if not fault.is_rare or (deck + number) % RARE_EVERY == 0 or len(faults) < 2 * RARE_EVERY
+            if not fault.is_rare or (seed + deck + number) % RARE_EVERY == 0 or len(faults) < 2 * RARE_EVERY
         ]
         numbers = {fault.name: number for number, fault in enumerate(faults)}
         random.shuffle(kinds)
         while kinds:
-            is_measured = (deck + numbers[kinds[-1].name]) % MEASURED_EVERY == 0
-            size = 1 if is_measured else random.choices((1, 2, 3), weights=(3, 3, 2))[0]
+            is_measured = (seed + deck + numbers[kinds[-1].name]) % MEASURED_EVERY == 0
+            size = 1 if is_measured else random.choices((1, 2, 3, 4), weights=(2, 2, 3, 2))[0]
             planned = [_plan(kinds.pop(), random) for _ in range(min(size, len(kinds)))]
-            yield Burst(planned=planned, is_measured=is_measured, pause_s=random.uniform(0.1, 0.8))
+            yield Burst(planned=planned, is_measured=is_measured, pause_s=random.uniform(0.05, 0.4))
         deck += 1
 
 

@@ -1,7 +1,7 @@
 """The system under faults: `manage.py up` against servers that are ours, with a fault proxy before each of them."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -10,11 +10,12 @@ import psycopg
 import redis
 
 from tests.benchmarks.reserva import Reserva
+from tests.chaos.losses import Loss
 from tests.chaos.proxy import FaultProxy
 from workers.embedded import PostgresServer, RedisServer, Server
 from workers.ports import LOOPBACK
 from workers.proc import children_by_parent, is_running
-from workers.processes import Part
+from workers.processes import Part, PartFailedError
 
 #: By which words of its command line a part's main process is known.
 _WORDS: Final = {"web": b"granian", "worker": b"\0worker\0", "scheduler": b"\0beat\0"}
@@ -36,15 +37,15 @@ class Site(Reserva):
     """The running system. `redis` and `database` pass the proxies by.
 
     `fail_points`: the folder that arms them. `raised_skus`: whose counters somebody has edited upward. `late_skus`: put on
-    sale while it ran.
+    sale while it ran. `losses`: what faults may have cost by their nature.
     """
 
-    def __init__(self, folder: Path, *, seed: int = 0, **env: str) -> None:
+    def __init__(self, folder: Path, *, seed: int = 0, append_fsync: str = "always", **env: str) -> None:
         super().__init__(folder, WEB_WORKERS="2", WORKERS="2", **env)
         folder.mkdir(parents=True, exist_ok=True)
         self.fail_points = folder / "fail-points"
         self.fail_points.mkdir()
-        self.redis_server = RedisServer(folder / "redis")
+        self.redis_server = RedisServer(folder / "redis", append_fsync=append_fsync)
         self.postgres_server = Ledger(folder / "postgres")
         self.redis_proxy = FaultProxy((LOOPBACK, self.redis_server.port), seed=seed)
         self.postgres_proxy = FaultProxy((LOOPBACK, self.postgres_server.port), seed=seed + 1)
@@ -58,6 +59,8 @@ class Site(Reserva):
         }
         self.raised_skus: set[str] = set()
         self.late_skus: set[str] = set()
+        self.losses: list[Loss] = []
+        self.append_fsync = append_fsync
         self._stores = ExitStack()
 
     def start(self) -> None:
@@ -104,6 +107,11 @@ class Site(Reserva):
         if not is_running(server.pid):
             server.stop()
             server.start()
+
+    def reload(self, skus: Sequence[str]) -> None:
+        """Load counters of SKUs from PostgreSQL again, as the operator does. Differences that are left are no error here."""
+        with suppress(PartFailedError):
+            self.manage("reconcile", "--reload", *skus)
 
     @property
     def up_log(self) -> str:
