@@ -6,7 +6,7 @@ UV ?= $(BIN)/uv
 COMPILE := $(UV) pip compile --quiet --no-cache --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench test lint format lock clean
+.PHONY: help setup up demo bench chaos test lint format lock clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ demo: $(INSTALLED)  ## A flash sale with many buyers and few units, and its verd
 
 bench: $(INSTALLED)  ## Measure it beside its baselines: QUICK=1 for 2 minutes, ORDERS=FILE for real orders
 	@exec $(BIN)/python -m tests.benchmarks $(if $(QUICK),--quick) $(if $(ORDERS),--orders "$(ORDERS)")
+
+chaos: $(INSTALLED)  ## Inject faults while clients order, then check every promise: MINUTES=10 SEED=n
+	@exec $(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 test: lint  ## Linters, type checker, import contracts and every test against real servers
 	$(BIN)/pytest

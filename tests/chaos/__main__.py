@@ -28,6 +28,9 @@ INTERRUPTED: Final = 130  # as shells report a SIGINT
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for. Returns the exit code: 1 where anything was wrong."""
     options = _parser().parse_args(arguments)
+    if options.sum:
+        sys.stdout.write(report.summed([json.loads(path.read_text()) for path in options.sum]))
+        return 0
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     plan = Plan(
@@ -38,10 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         most=options.count,
         append_fsync=options.append_fsync,
     )
-    replay = (
-        f"python -m tests.chaos --seed {plan.seed} --minutes {options.minutes:g} --clients {plan.clients}"
-    )
-    _say(f"seed {plan.seed}; the same faults again: {replay}")
+    replay = f"make chaos MINUTES={options.minutes:g} SEED={plan.seed}"
+    _say(f"seed {plan.seed}; the same faults in the same order again: {replay}")
     try:
         with tempfile.TemporaryDirectory(prefix="reserva-chaos-") as folder:
             return _run(plan, Path(folder), options.out)
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"faults:\n{described}",
     )
     parser.add_argument(
-        "--minutes", type=float, default=3.0, metavar="N", help="how long faults are injected (default: 3)"
+        "--minutes", type=float, default=10.0, metavar="N", help="how long faults are injected (default: 10)"
     )
     parser.add_argument(
         "--seed",
@@ -108,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
         "--count", type=int, default=0, metavar="N", help="end after so many faults (default: no limit)"
     )
     parser.add_argument("--clients", type=int, default=16, metavar="N", help="default: 16")
+    parser.add_argument(
+        "--sum", type=Path, nargs="+", metavar="FILE", help="only add up `results.json` of earlier runs"
+    )
     parser.add_argument(
         "--append-fsync", choices=("always", "everysec"), default="always", help="Redis's (default: always)"
     )

@@ -19,6 +19,11 @@ AFTERMATH_S: Final = 30.0
 #: Violations told in full.
 EXAMPLES: Final = 30
 
+_HEAD: Final = (
+    *("fault", "", "times", "orders in flight", *COLUMNS),
+    *("s to next 202, median / worst", "s to recover, median / worst", "measured"),
+)
+
 Data = dict[str, Any]
 
 
@@ -95,6 +100,44 @@ def _total(violations: Iterable[Violation]) -> dict[str, int]:
     return total
 
 
+def summed(runs: Sequence[Data]) -> str:
+    """The table of several runs as one, for the documentation: harm, and how long it took until all was well."""
+    by_name: dict[str, list[Data]] = {}
+    for row in (row for run in runs for row in run["faults"] if row["times"]):
+        by_name.setdefault(row["fault"], []).append(row)
+    total = {
+        name: sum(run[name] for run in runs) for name in ("accepted", "requests", "unknown", "locks_taken")
+    }
+    injected = sum(row["times"] for rows in by_name.values() for row in rows)
+    harm = ", ".join(f"{sum(run['harm'][column] for run in runs)} {column}" for column in COLUMNS)
+    head = (
+        f"{len(runs)} runs (seeds {', '.join(str(run['seed']) for run in runs)}), {sum(map(_seconds, runs)):,} s: "
+        f"{injected:,} faults of {len(by_name)} kinds, {total['accepted']:,} orders accepted in {total['requests']:,} "
+        f"requests ({total['unknown']:,} with an unknown outcome), {total['locks_taken']:,} locks watched; {harm}; "
+        f"{sum(not run['green'] for run in runs)} runs red; gone with what Redis was made to lose: "
+        f"{sum(run['gone'] for run in runs)} of {sum(run['could_be_gone'] for run in runs)} orders that could be"
+    )
+    rows = [_summed_row(name, rows) for name, rows in by_name.items()]
+    return f"{head}\n\n{section('Faults', '', [*_HEAD[:1], *_HEAD[2:-1]], rows)}\n"
+
+
+def _seconds(run: Data) -> int:
+    seconds: int = run["seconds"]
+    return seconds
+
+
+def _summed_row(name: str, rows: Sequence[Data]) -> list[str]:
+    seconds = {kind: [one for row in rows for one in row[kind]] for kind in ("answered_s", "recovered_s")}
+    return [
+        f"`{name}`: {rows[0]['description']}",
+        f"{sum(row['times'] for row in rows):,}",
+        f"{sum(row['in_flight'] for row in rows):,}",
+        *(str(sum(row["harm"][column] for row in rows)) for column in COLUMNS),
+        _pair(seconds["answered_s"]),
+        _pair(seconds["recovered_s"]),
+    ]
+
+
 def render(data: Data) -> str:
     """The report."""
     wrong = [f"{one['check']}: {one['what']}" for one in data["violations"]]
@@ -114,7 +157,8 @@ def _head(data: Data) -> str:
         f"Seed {data['seed']}, {data['seconds']:,} s on {about['cores']} cores of {about['cpu']}: {injected:,} faults of "
         f"{kinds} kinds; {data['requests']:,} requests, {data['unknown']:,} of them with an unknown outcome; "
         f"{data['accepted']:,} orders accepted, {ended}; {data['locks_taken']:,} locks seen to be taken.\n\n"
-        f"{harm}. At rest {data['rest_s']:.1f} s after the last fault."
+        f"{harm}. At rest {data['rest_s']:.1f} s after the last fault. Redis (`appendfsync {data['append_fsync']}`) was "
+        f"made to lose {data['could_be_gone']} orders that nobody had decided; {data['gone']} of them are gone."
     )
 
 
@@ -133,11 +177,7 @@ def _table(data: Data) -> str:
         for row in data["faults"]
         if row["times"]
     ]
-    head = [
-        *("fault", "", "times", "orders in flight", *COLUMNS),
-        *("s to next 202, median / worst", "s to recover, median / worst", "measured"),
-    ]
-    return section("Faults", "seconds from the end of the fault; other kinds may overlap", head, rows)
+    return section("Faults", "seconds from the end of the fault; other kinds may overlap", _HEAD, rows)
 
 
 def _pair(seconds: Sequence[float]) -> str:

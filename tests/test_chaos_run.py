@@ -1,0 +1,66 @@
+"""A short run under faults, the same ones each time; `make chaos` is the long one."""
+
+import itertools
+from pathlib import Path
+from typing import Final
+
+from tests.chaos.faults import CATALOGUE
+from tests.chaos.history import UNKNOWN
+from tests.chaos.run import Plan, Run
+from tests.chaos.schedule import Burst, bursts
+
+SEED: Final = 4
+#: Kinds after which all is well within seconds.
+KINDS: Final = (
+    "scripts-flushed",
+    "clients-killed",
+    "redis-reset",
+    "redis-replies-lost",
+    "redis-full",
+    "redis-killed",
+    "redis-power-cut",
+    "redis-emptied",
+    "stock-deleted",
+    "stock-raised",
+    "postgres-reset",
+    "postgres-replies-lost",
+    "commits-cut",
+    "web-killed",
+)
+
+
+def test_everything_that_was_promised_holds_through_faults(tmp_path: Path) -> None:
+    plan = Plan(seed=SEED, seconds=12, faults=[CATALOGUE[name] for name in KINDS], clients=8, most=len(KINDS))
+    tmp_path.chmod(0o711)  # PostgreSQL, started by root, runs as somebody who must be able to pass through
+    said: list[str] = [f"seed {SEED}"]
+
+    result = Run(plan, tmp_path, tmp_path, said.append)()
+
+    print(*said, sep="\n")  # what pytest shows where it fails
+    assert result.violations == []
+    assert sum(not one.missed for one in result.injections) >= len(KINDS) - 2
+    assert any(one.outcome == UNKNOWN for one in result.operations)
+    assert result.ended["confirmed"] > 100
+
+
+def first(seed: int, number: int = 40) -> list[Burst]:
+    """The first bursts of a schedule of all kinds."""
+    return list(itertools.islice(bursts(seed, list(CATALOGUE.values())), number))
+
+
+def test_a_seed_gives_the_same_faults_in_the_same_order_again() -> None:
+    assert first(1) == first(1)
+    assert first(1) != first(2)
+
+
+def test_every_kind_of_fault_comes_and_is_waited_for() -> None:
+    planned = first(1, number=1000)
+
+    assert {one.fault.name for burst in planned for one in burst.planned} == set(CATALOGUE)
+    assert {one.fault.name for burst in planned for one in burst.planned if burst.is_measured} == set(
+        CATALOGUE
+    )
+
+
+def test_there_are_enough_kinds_of_faults() -> None:
+    assert len(CATALOGUE) >= 60
