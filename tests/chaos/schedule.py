@@ -1,5 +1,6 @@
 """Which faults come when, from a seed: the same seed gives the same faults, in the same order, with the same parameters."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -34,22 +35,29 @@ class Burst:
 
 def bursts(seed: int, faults: Sequence[Fault]) -> Iterator[Burst]:
     """Without end: deck after deck of all kinds, each shuffled, dealt in bursts of one to four."""
-    deck = 0
-    while True:
+    for deck in itertools.count():
         random = Random(f"{seed}/{deck}")
-        kinds = [
-            fault
-            for number, fault in enumerate(faults)
-            if not fault.is_rare or (seed + deck + number) % RARE_EVERY == 0 or len(faults) < 2 * RARE_EVERY
-        ]
-        numbers = {fault.name: number for number, fault in enumerate(faults)}
+        turns = [(fault, seed + deck + number) for number, fault in enumerate(faults)]
+        kinds = [one for one in turns if not one[0].is_rare or len(faults) < 2 * RARE_EVERY or _comes(one[1])]
         random.shuffle(kinds)
         while kinds:
-            is_measured = (seed + deck + numbers[kinds[-1].name]) % MEASURED_EVERY == 0
+            together = [kinds.pop()]
+            is_measured = _is_measured(*together[0])
             size = 1 if is_measured else random.choices((1, 2, 3, 4), weights=(2, 2, 3, 2))[0]
-            planned = [_plan(kinds.pop(), random) for _ in range(min(size, len(kinds)))]
+            while kinds and len(together) < size and not _is_measured(*kinds[-1]):
+                together.append(kinds.pop())
+            planned = [_plan(fault, random) for fault, _ in together]
             yield Burst(planned=planned, is_measured=is_measured, pause_s=random.uniform(0.05, 0.4))
-        deck += 1
+
+
+def _comes(turn: int) -> bool:
+    """Whether it is a rare kind's turn."""
+    return turn % RARE_EVERY == 0
+
+
+def _is_measured(fault: Fault, turn: int) -> bool:
+    """A rare kind is waited for every other time it comes."""
+    return turn % (2 * RARE_EVERY if fault.is_rare else MEASURED_EVERY) == 0
 
 
 def _plan(fault: Fault, random: Random) -> Planned:
