@@ -110,9 +110,10 @@ def case(
     evidence: Evidence = EVIDENCE,
     never_short: tuple[str, ...] = (),
     losses: tuple[Loss, ...] = (),
+    blind: tuple[tuple[float, float], ...] = (),
 ) -> Case:
     """The history with more operations."""
-    return Case([*OPERATIONS, *more], evidence, never_short=never_short, losses=losses)
+    return Case([*OPERATIONS, *more], evidence, never_short=never_short, losses=losses, blind=blind)
 
 
 #: A third order, accepted at 6 s and asked to be cancelled, and then Redis forgets it, from 7 s to 7.1 s.
@@ -368,6 +369,29 @@ def test_only_a_rollback_may_bring_back_an_order_that_was_cancelled(
     evidence = replace(EVIDENCE, told={FIRST: "confirmed", SECOND: "confirmed"})
 
     assert len(checker.check(case(evidence=evidence, losses=losses))) == wrong
+
+
+@pytest.mark.parametrize(
+    ("losses", "blind", "wrong"),
+    [
+        pytest.param((FORGOTTEN,), ((7.5, 8.5),), 0, id="Redis had lost it, PostgreSQL was away"),
+        pytest.param((FORGOTTEN,), ((9.0, 9.5),), 1, id="PostgreSQL was there"),
+        pytest.param((), ((7.5, 8.5),), 1, id="Redis had lost nothing"),
+        pytest.param(
+            (replace(FORGOTTEN, touched=frozenset()),), ((7.5, 8.5),), 1, id="Redis had not lost this one"
+        ),
+        pytest.param(
+            (replace(FORGOTTEN, began=0.5, ended=0.6),), ((7.5, 8.5),), 1, id="Redis had lost it before"
+        ),
+    ],
+)
+@pytest.mark.parametrize("later", [placed(at=8.0), placed(units=4, at=8.0)], ids=["again", "another order"])
+def test_only_where_nobody_could_know_of_an_order_may_its_key_be_taken_for_a_new_one(
+    later: Operation, losses: tuple[Loss, ...], blind: tuple[tuple[float, float], ...], wrong: int
+) -> None:
+    found = {violation.check for violation in checker.check(case(later, losses=losses, blind=blind))}
+
+    assert bool(found) == bool(wrong)
 
 
 def test_an_error_that_was_asked_for_is_none() -> None:

@@ -47,7 +47,8 @@ Found = Iterator[Violation]
 class Case:
     """A history and its evidence. `never_short`: SKUs of which nobody can have bought or withdrawn all.
 
-    `losses`: what the faults may have cost by their nature; whatever else is gone is lost.
+    `losses`: what the faults may have cost by their nature; whatever else is gone is lost. `blind`: from when to when the
+    web tier could not ask PostgreSQL, in Unix times.
     """
 
     def __init__(
@@ -57,11 +58,13 @@ class Case:
         *,
         never_short: Iterable[str] = (),
         losses: Sequence[Loss] = (),
+        blind: Sequence[tuple[float, float]] = (),
     ) -> None:
         self.operations = operations
         self.evidence = evidence
         self.never_short = frozenset(never_short)
         self.losses = losses
+        self.blind = blind
 
     def may_be_gone(self, order_id: str) -> bool:
         """Whether a fault may have destroyed all that was known of an order: accepted before, never again since."""
@@ -76,6 +79,15 @@ class Case:
         """Whether Redis may have gone back to before the order's cancellation, and say so (in this answer)."""
         return any(
             loss.is_rollback and order_id in loss.wishes and (told is None or told.end > loss.began)
+            for loss in self.losses
+        )
+
+    def may_be_taken_for_new(self, told: Operation, earlier: Operation) -> bool:
+        """Whether nobody could know then what had been told of the order before: Redis had lost it, PostgreSQL was away."""
+        return any(from_s <= told.end and told.start <= until_s for from_s, until_s in self.blind) and any(
+            loss.ended > earlier.start
+            and loss.began < told.end
+            and (loss.touched is None or told.id in loss.touched)
             for loss in self.losses
         )
 
@@ -161,7 +173,10 @@ def one_key_is_one_order(case: Case) -> Found:
 def _eras(case: Case, placed: Sequence[Operation]) -> Iterable[Sequence[Operation]]:
     """The answers that accepted an order, by how often it was lost before: a lost one leaves its key free for another."""
     eras: dict[int, list[Operation]] = {0: []}
-    for one in placed:
+    accepted = [one for one in placed if one.outcome == OK]
+    for one in accepted:
+        if any(case.may_be_taken_for_new(one, earlier) for earlier in accepted if earlier.end < one.start):
+            continue
         losses = [loss for loss in case.losses if one.id in loss.orders]
         if one.outcome == OK and not any(
             loss.began <= one.end and one.start <= loss.ended for loss in losses
@@ -268,6 +283,8 @@ def states_move_forward(case: Case) -> Found:
                 if {earlier.state, later.state} == _CANCELLED_AGAIN and case.may_be_rolled_back(
                     order_id, later
                 ):
+                    continue
+                if later.state == "queued" and case.may_be_taken_for_new(later, earlier):
                     continue
                 if later.state not in _FORWARD.get(earlier.state, ()):
                     text = f"order {order_id}: {earlier.state}, then {later.state}"

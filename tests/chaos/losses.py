@@ -19,6 +19,7 @@ def _command(*words: str) -> bytes:
 
 
 #: Redis writes down what its scripts did: a new record is queued; a wish is noted where there was none.
+_TOUCHED: Final = re.compile(re.escape(keys.order("").encode()) + _UUID)
 _ACCEPTED: Final = re.compile(re.escape(keys.order("").encode()) + _UUID + _command("status", "queued"))
 _WISHED: Final = re.compile(_command(keys.CANCELLATIONS, "NX") + rb"\$\d+\r\n\d+\r\n\$36\r\n" + _UUID)
 
@@ -28,7 +29,8 @@ class Loss:
     """`began`, `ended`: Unix times between which the data went. `orders`: accepted, and possibly known to nobody any more.
 
     `wishes`: orders whose cancellation was asked for, and may be forgotten. `is_rollback`: Redis went back to an earlier
-    state, and may again say `confirmed` of an order whose cancellation is among the wishes.
+    state, and may again say `confirmed` of an order whose cancellation is among the wishes. `touched`: orders that Redis may
+    have forgotten, or may take for queued again, whatever PostgreSQL has of them; None: any.
     """
 
     began: float
@@ -36,6 +38,7 @@ class Loss:
     orders: frozenset[str]
     wishes: frozenset[str]
     is_rollback: bool = False
+    touched: frozenset[str] | None = None
 
 
 def of_tail(tail: bytes, began: float, ended: float) -> Loss:
@@ -46,4 +49,5 @@ def of_tail(tail: bytes, began: float, ended: float) -> Loss:
         orders=frozenset(found.decode() for found in _ACCEPTED.findall(tail)),
         wishes=frozenset(found.decode() for found in _WISHED.findall(tail)),
         is_rollback=True,
+        touched=frozenset(found.decode() for found in _TOUCHED.findall(tail)),
     )

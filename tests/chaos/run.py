@@ -10,6 +10,7 @@ import psycopg
 import redis
 
 from shop import keys
+from shop.stores import WebDatabase
 from tests.chaos import checker, closing, evidence
 from tests.chaos.asking import Buyer
 from tests.chaos.checker import OVERSOLD, Case, Violation
@@ -27,6 +28,9 @@ TRACED_S: Final = 10.0
 TRACE_EVERY_S: Final = 40.0
 #: Clients are at work for so long before the first fault, and after the last one.
 CALM_S: Final = 2.0
+#: Kinds by which the web tier cannot ask PostgreSQL for orders, and how long it does without it afterwards.
+BLINDING: Final = ("postgres-", "backend-", "connections-", "orders-locked", "commits-cut")
+BLIND_AFTER_S: Final = WebDatabase.PATIENCE_S + WebDatabase.PAUSE_S + 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +153,12 @@ class Run:
         ids = list({one.id for one in history.operations if one.op == "order" and one.outcome == OK})
         self._say(f"checking {len(ids)} orders")
         found = evidence.collect(site, buyer.states(ids), skus)
-        case = Case(history.operations, found, never_short=PLENTY, losses=site.losses)
+        blind = [
+            (one.injected_at, one.healed_at + BLIND_AFTER_S)
+            for one in self.result.injections
+            if one.fault.startswith(BLINDING)
+        ]
+        case = Case(history.operations, found, never_short=PLENTY, losses=site.losses, blind=blind)
         self.result.violations += checker.check(case)
         self.result.could_be_gone = len(set().union(*(loss.orders for loss in site.losses)))
         self.result.gone = sum(

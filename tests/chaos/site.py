@@ -114,6 +114,12 @@ class Site(Reserva):
             self.manage("reconcile", "--reload", *skus)
 
     @property
+    def web_log(self) -> str:
+        """What the web tier has told."""
+        logs = sorted((self.folder / "data" / "logs").glob("web.log*"))
+        return "".join(log.read_text(errors="replace") for log in logs)
+
+    @property
     def up_log(self) -> str:
         """What the supervisor has told."""
         return (self.folder / "up.log").read_text(errors="replace")
