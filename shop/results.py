@@ -129,6 +129,8 @@ class Settlements:
 
     #: After so long a silence Redis is asked for a sign of life, and after the same again it is taken to be gone.
     SILENCE_S = 5.0
+    #: Whether nobody is to wait any more, because this process is about to stop.
+    is_released = False
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
@@ -194,6 +196,11 @@ class Settlements:
                 if not changed.done():
                     changed.set_result(None)
 
+    def release(self) -> None:
+        """Have everybody who waits, now or later, answered with the present state."""
+        self.is_released = True
+        self._wake_all()
+
     async def close(self) -> None:
         """Stop listening."""
         while self._listener is not None and not self._listener.done():
@@ -213,13 +220,14 @@ async def close() -> None:
 
 
 async def wait(order_id: str, client: str, seconds: float) -> OrderState | None:
-    """`find`, but hold the answer for up to `seconds` while the order is queued."""
+    """`find`, but hold the answer for up to `seconds` while the order is queued and this process goes on."""
     clock = asyncio.get_running_loop().time
     until = clock() + seconds
     while True:
         async with settlements.watch(order_id) as changed:
             state = await find(order_id, client)
-            if state is None or state.status is not Status.QUEUED or clock() >= until:
+            is_over = settlements.is_released or clock() >= until
+            if state is None or state.status is not Status.QUEUED or is_over:
                 return state
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(until):

@@ -81,17 +81,29 @@ class System:
             child.wait_ready()
         return self
 
+    def replace(self, name: str, **env: str) -> bool:
+        """Start another process of a part beside it, then stop the old one; whether that stopped by itself."""
+        old = self._children[name]
+        self.start(name, **env)
+        return old.stop()
+
     def _web(self) -> tuple[list[str], Any]:
+        # As in `manage.py up`: who waits for results keeps nobody from placing an order.
         argv = [
             "granian",
             "--interface",
             "asgi",
             "--port",
             str(self.port),
+            "--backpressure",
+            "8192",
+            "--workers-kill-timeout",
+            "8",
             "--no-ws",
             "shop.web.asgi:application",
         ]
-        return argv, lambda: self._answers("/healthz")
+        # Several may share the port, so that an answer alone does not tell that this one is up.
+        return argv, lambda: "Started worker-1" in self.log("web") and self._answers("/healthz")
 
     def _worker(self) -> tuple[list[str], Any]:
         from shop.stores import redis_client
@@ -124,9 +136,17 @@ class System:
         """The part's processes, its main one first."""
         return self._children[name].pids
 
-    def stop(self, name: str) -> None:
-        """Stop a part cleanly."""
-        self._children.pop(name).stop()
+    def tell(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a part's main process."""
+        os.kill(self._children[name].pid, number)
+
+    def is_up(self, name: str) -> bool:
+        """Whether the part's main process runs."""
+        return self._children[name].is_alive()
+
+    def stop(self, name: str) -> bool:
+        """Stop a part; whether it ended by itself, without force."""
+        return self._children.pop(name).stop()
 
     def kill(self, name: str) -> None:
         """End a part with SIGKILL, its children too."""

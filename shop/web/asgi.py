@@ -25,6 +25,7 @@ from django.urls import Resolver404, ResolverMatch, get_resolver  # noqa: E402
 from shop import intake, queue, results, storage_check  # noqa: E402
 from shop.stores import StoreUnavailable, order_database, web_database, web_redis  # noqa: E402
 from shop.web import metrics  # noqa: E402
+from shop.web.draining import draining  # noqa: E402
 from shop.web.http import Answer, Request  # noqa: E402
 from shop.web.parsing import request_id  # noqa: E402
 from shop.web.problems import Kind, Problem  # noqa: E402
@@ -57,6 +58,8 @@ async def api(scope: Scope, receive: Receive, send: Send) -> None:
     answer.headers["X-Request-ID"] = identity
     answer.headers["X-Content-Type-Options"] = "nosniff"
     answer.headers.setdefault("Cache-Control", "no-store")
+    if draining.is_on:
+        answer.headers["Connection"] = "close"
     metrics.count_request(request.method, answer.status_code)
     await _send(answer, send, with_body=request.method != "HEAD")
 
@@ -132,6 +135,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
         if message["type"] == "lifespan.startup":
             queue.fulfil_message(queue.EXAMPLE)  # build the template now, not in the first order
             await asyncio.to_thread(storage_check.warn_about_redis)
+            draining.watch(asyncio.get_running_loop())
             keep_what_is_loaded()
             await send({"type": "lifespan.startup.complete"})
         else:
