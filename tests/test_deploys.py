@@ -246,3 +246,12 @@ def waits_for_a_lock() -> bool:
             "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'shop_order'::regclass AND mode = 'AccessExclusiveLock'"
         )
         return cursor.fetchone() is not None
+
+
+def test_after_a_restore_that_was_none_both_stores_are_compared_while_orders_flow_and_nothing_changes(
+    system: System, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bought = Crowd(system).buy_while(lambda: call_command("reconcile", "--after-restore"))
+
+    assert "0 orders booked from Redis" in capsys.readouterr().out
+    assert_nothing_lost_or_doubled(bought)

