@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from shop.web.draining import DRAIN_S
+from workers.app import TASK_HARD_LIMIT_S
+
 ROOT = Path(__file__).parent.parent
 COMPOSE = (ROOT / "compose.yaml").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -119,6 +122,16 @@ def test_what_runs_once_is_waited_for_until_it_has_succeeded(name: str) -> None:
 def test_servers_outlive_whoever_writes_to_them(name: str) -> None:
     # A one-shot service is gone when the system stops, and with it an order that only it would give.
     assert {"postgres", "redis"} <= set(SERVICES[name]["depends_on"])
+
+
+def test_containers_are_given_the_time_that_their_processes_need_to_stop() -> None:
+    grace_s = {name: int(service.get("stop_grace_period", "10s")[:-1]) for name, service in SERVICES.items()}
+    (kill_s,) = re.findall(r"--workers-kill-timeout=(\d+)", " ".join(SERVICES["web"]["command"]))
+    (proxy_s,) = re.findall(r"hard-stop-after (\d+)s", (ROOT / "workers" / "haproxy.cfg").read_text())
+
+    assert DRAIN_S + int(kill_s) < grace_s["web"]
+    assert grace_s["worker"] > TASK_HARD_LIMIT_S + 5
+    assert int(proxy_s) < grace_s["proxy"]
 
 
 def test_what_is_scaled_claims_nothing_that_only_one_can_have() -> None:

@@ -1,12 +1,13 @@
 """New processes take the place of old ones while orders flow: nothing is lost, doubled or oversold."""
 
 import asyncio
+import os
 import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from random import Random
 
@@ -31,6 +32,10 @@ from tests.running import System
 #: Orders of one wave, and buyers who place them at a time. Another wave comes as long as something is being replaced.
 WAVE, BUYERS = 200, 20
 WAVES_MAX = 120
+#: A checkout of the release before, if there is one: then its processes take turns with those of this one.
+RELEASE_BEFORE = Path(os.environ.get("RELEASE_BEFORE", ".")).resolve()
+#: Requests that have to be repeated. The very first release cuts its clients' connections when it stops.
+TROUBLES_MAX = 3 if RELEASE_BEFORE == Path.cwd() else BUYERS * flash_sale.COPIES
 
 
 class WatchedPool(Pool):
@@ -114,7 +119,9 @@ def test_web_processes_and_workers_are_replaced_under_load_and_nobody_notices(sy
     replaced: list[bool] = []
 
     def replace_all() -> None:
-        replaced.extend(map(system.replace, ("web", "worker", "scheduler", "web", "worker")))
+        with chdir(RELEASE_BEFORE):
+            replaced.extend(map(system.replace, ("web", "worker")))
+        replaced.extend(map(system.replace, ("scheduler", "web", "worker")))
 
     bought = buyers.buy_while(replace_all)
 
@@ -122,7 +129,7 @@ def test_web_processes_and_workers_are_replaced_under_load_and_nobody_notices(sy
     assert_nothing_lost_or_doubled(bought)
     assert replaced == [True] * 5
     # None in most runs; now and then a connection that was taken and not read yet when its process closed.
-    assert buyers.pool.troubles.total() <= 3, buyers.pool.troubles
+    assert buyers.pool.troubles.total() <= TROUBLES_MAX, buyers.pool.troubles
 
 
 def test_a_web_process_replaced_with_a_gap_is_noticed_and_costs_nothing_either(system: System) -> None:
