@@ -11,7 +11,7 @@ from msgspec.structs import replace as changed
 from shop import keys, scripts
 from tests.builders import accepted, an_order, wait_until
 from tests.chaos import checker, history, losses
-from tests.chaos.checker import Case
+from tests.chaos.case import Case
 from tests.chaos.evidence import Evidence, OrderRow, Product
 from tests.chaos.history import FAIL, OK, UNKNOWN, History, Operation
 from tests.chaos.locks import LockWatch, Trace

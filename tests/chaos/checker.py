@@ -4,19 +4,20 @@ Each check takes the history, the evidence or both, and says what is wrong. None
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final
 
-from tests.chaos.evidence import Evidence, OrderRow
+from tests.chaos.case import Case
+from tests.chaos.evidence import OrderRow
 from tests.chaos.history import ENDED, FAIL, OK, UNKNOWN, Operation
-from tests.chaos.losses import Loss
 
 #: How a state may change. What is not named here stays as it is.
 _FORWARD: Final = {"queued": ENDED, "confirmed": {"cancelled"}}
 #: What may be said in turn of an order whose cancellation Redis has forgotten, and PostgreSQL has not.
 _CANCELLED_AGAIN: Final = {"confirmed", "cancelled"}
+#: And of one that was taken for new, and cancelled.
+_WISHED_ANEW: Final = ("rejected", "cancelled")
 #: The clocks of PostgreSQL and of the clients are one; it is read at slightly different moments.
 CLOCK_S: Final = 0.005
 
@@ -42,85 +43,6 @@ class Violation:
 
 
 Found = Iterator[Violation]
-
-
-class Case:
-    """A history and its evidence. `never_short`: SKUs of which nobody can have bought or withdrawn all.
-
-    `losses`: what the faults may have cost by their nature; whatever else is gone is lost. `blind`: from when to when the
-    web tier could not ask PostgreSQL, in Unix times.
-    """
-
-    def __init__(
-        self,
-        operations: Sequence[Operation],
-        evidence: Evidence,
-        *,
-        never_short: Iterable[str] = (),
-        losses: Sequence[Loss] = (),
-        blind: Sequence[tuple[float, float]] = (),
-    ) -> None:
-        self.operations = operations
-        self.evidence = evidence
-        self.never_short = frozenset(never_short)
-        self.losses = losses
-        self.blind = blind
-
-    def may_be_gone(self, order_id: str) -> bool:
-        """Whether a fault may have destroyed all that was known of an order: accepted before, never again since."""
-        is_undecided = not any(one.state in ENDED for one in self.seen.get(order_id, ()))
-        return is_undecided and any(
-            order_id in loss.orders
-            and all(answer.start < loss.ended for answer in self.accepted.get(order_id, ()))
-            for loss in self.losses
-        )
-
-    def may_be_rolled_back(self, order_id: str, told: Operation | None = None) -> bool:
-        """Whether Redis may have gone back to before the order's cancellation, and say so (in this answer)."""
-        return any(
-            loss.is_rollback and order_id in loss.wishes and (told is None or told.end > loss.began)
-            for loss in self.losses
-        )
-
-    def may_be_taken_for_new(self, told: Operation, earlier: Operation) -> bool:
-        """Whether nobody could know then what had been told of the order before: Redis had lost it, PostgreSQL was away."""
-        return any(from_s <= told.end and told.start <= until_s for from_s, until_s in self.blind) and any(
-            loss.ended > earlier.start
-            and loss.began < told.end
-            and (loss.touched is None or told.id in loss.touched)
-            for loss in self.losses
-        )
-
-    def may_be_forgotten(self, wish: Operation) -> bool:
-        """Whether a fault may have destroyed the note that an order is to be cancelled."""
-        return any(wish.id in loss.wishes and wish.start < loss.ended for loss in self.losses)
-
-    @cached_property
-    def accepted(self) -> Mapping[str, list[Operation]]:
-        """The answers that accepted an order, by its id."""
-        found: dict[str, list[Operation]] = {}
-        for one in self.operations:
-            if one.op == "order" and one.outcome == OK:
-                found.setdefault(one.id, []).append(one)
-        return found
-
-    @cached_property
-    def asked(self) -> Mapping[str, list[Operation]]:
-        """All requests under a key."""
-        found: dict[str, list[Operation]] = {}
-        for one in self.operations:
-            if one.key:
-                found.setdefault(one.key, []).append(one)
-        return found
-
-    @cached_property
-    def seen(self) -> Mapping[str, list[Operation]]:
-        """The answers that told an order's state."""
-        found: dict[str, list[Operation]] = {}
-        for one in self.operations:
-            if one.state:
-                found.setdefault(one.id, []).append(one)
-        return found
 
 
 def check(case: Case) -> list[Violation]:
@@ -175,7 +97,7 @@ def _eras(case: Case, placed: Sequence[Operation]) -> Iterable[Sequence[Operatio
     eras: dict[int, list[Operation]] = {0: []}
     accepted = [one for one in placed if one.outcome == OK]
     for one in accepted:
-        if any(case.may_be_taken_for_new(one, earlier) for earlier in accepted if earlier.end < one.start):
+        if case.may_be_taken_for_new(one):
             continue
         losses = [loss for loss in case.losses if one.id in loss.orders]
         if one.outcome == OK and not any(
@@ -284,7 +206,9 @@ def states_move_forward(case: Case) -> Found:
                     order_id, later
                 ):
                     continue
-                if later.state == "queued" and case.may_be_taken_for_new(later, earlier):
+                if later.state == "queued" and case.may_be_taken_for_new(later):
+                    continue
+                if (earlier.state, later.state) == _WISHED_ANEW and case.may_have_been_wished_anew(order_id):
                     continue
                 if later.state not in _FORWARD.get(earlier.state, ()):
                     text = f"order {order_id}: {earlier.state}, then {later.state}"

@@ -13,7 +13,8 @@ from shop import keys
 from shop.stores import WebDatabase
 from tests.chaos import checker, closing, evidence
 from tests.chaos.asking import Buyer
-from tests.chaos.checker import OVERSOLD, Case, Violation
+from tests.chaos.case import Case
+from tests.chaos.checker import OVERSOLD, Violation
 from tests.chaos.clients import PLENTY, Crowd, on_sale
 from tests.chaos.fault import Fault
 from tests.chaos.history import OK, UNKNOWN, History, Operation

@@ -1,0 +1,103 @@
+"""A history and its evidence, and what the faults of its run may have cost by their nature."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+
+from tests.chaos.evidence import Evidence
+from tests.chaos.history import ENDED, OK, Operation
+from tests.chaos.losses import Loss
+
+
+class Case:
+    """A history and its evidence. `never_short`: SKUs of which nobody can have bought or withdrawn all.
+
+    `losses`: what the faults may have cost by their nature; whatever else is gone is lost. `blind`: from when to when the
+    web tier could not ask PostgreSQL, in Unix times.
+    """
+
+    def __init__(
+        self,
+        operations: Sequence[Operation],
+        evidence: Evidence,
+        *,
+        never_short: Iterable[str] = (),
+        losses: Sequence[Loss] = (),
+        blind: Sequence[tuple[float, float]] = (),
+    ) -> None:
+        self.operations = operations
+        self.evidence = evidence
+        self.never_short = frozenset(never_short)
+        self.losses = losses
+        self.blind = blind
+
+    def may_be_gone(self, order_id: str) -> bool:
+        """Whether a fault may have destroyed all that was known of an order: accepted before, never again since."""
+        is_undecided = not any(one.state in ENDED for one in self.seen.get(order_id, ()))
+        return is_undecided and any(
+            order_id in loss.orders
+            and all(answer.start < loss.ended for answer in self.accepted.get(order_id, ()))
+            for loss in self.losses
+        )
+
+    def may_be_rolled_back(self, order_id: str, told: Operation | None = None) -> bool:
+        """Whether Redis may have gone back to before the order's cancellation, and say so (in this answer)."""
+        return any(
+            loss.is_rollback and order_id in loss.wishes and (told is None or told.end > loss.began)
+            for loss in self.losses
+        )
+
+    def may_be_taken_for_new(self, told: Operation) -> bool:
+        """Whether nobody could know then that the order had ended: Redis had lost it, and PostgreSQL was away."""
+        is_blind = any(from_s <= told.end and told.start <= until_s for from_s, until_s in self.blind)
+        recorded = [
+            one.start
+            for one in self.accepted.get(told.id, ())
+            if one.state == "queued" and one.end < told.start
+        ]
+        if not is_blind or not recorded:
+            return False
+        # An order that was placed again is a new record; whoever asks for it later may see that one.
+        known_since = recorded[-1] if told.op == "order" else recorded[0]
+        return any(
+            loss.ended > known_since
+            and loss.began < told.end
+            and (loss.touched is None or told.id in loss.touched)
+            for loss in self.losses
+        )
+
+    def may_have_been_wished_anew(self, order_id: str) -> bool:
+        """Whether the order was to be cancelled while it was taken for a new one; that end replaces one of no effect."""
+        return any(
+            one.op == "cancel" and self.may_be_taken_for_new(one) for one in self.seen.get(order_id, ())
+        )
+
+    def may_be_forgotten(self, wish: Operation) -> bool:
+        """Whether a fault may have destroyed the note that an order is to be cancelled."""
+        return any(wish.id in loss.wishes and wish.start < loss.ended for loss in self.losses)
+
+    @cached_property
+    def accepted(self) -> Mapping[str, list[Operation]]:
+        """The answers that accepted an order, by its id."""
+        found: dict[str, list[Operation]] = {}
+        for one in self.operations:
+            if one.op == "order" and one.outcome == OK:
+                found.setdefault(one.id, []).append(one)
+        return found
+
+    @cached_property
+    def asked(self) -> Mapping[str, list[Operation]]:
+        """All requests under a key."""
+        found: dict[str, list[Operation]] = {}
+        for one in self.operations:
+            if one.key:
+                found.setdefault(one.key, []).append(one)
+        return found
+
+    @cached_property
+    def seen(self) -> Mapping[str, list[Operation]]:
+        """The answers that told an order's state."""
+        found: dict[str, list[Operation]] = {}
+        for one in self.operations:
+            if one.state:
+                found.setdefault(one.id, []).append(one)
+        return found
