@@ -76,6 +76,14 @@ def test_a_bad_idempotency_key_is_refused_with_the_rule_it_breaks(values: list[s
     assert fault in key_fault(*values)
 
 
+@pytest.mark.parametrize(
+    "text", ['"\\' * 50_000, '"' * 100_000, ",a" * 50_000, "k" * 1025], ids=lambda text: text[:4]
+)
+def test_a_key_without_end_is_not_looked_into(text: str) -> None:
+    """To find the end of its quotes would take minutes."""
+    assert "too long" in key_fault(text)
+
+
 def test_escapes_do_not_count_against_the_length_of_a_key() -> None:
     assert parse_idempotency_key([quoted('"' * 255)]) == '"' * 255
 
@@ -116,6 +124,10 @@ def test_an_idempotency_key_is_taken_exactly_when_the_published_pattern_says_so(
         (["wait=\u0663"], None),
         (['wait="5'], None),
         (["waiting=5"], None),
+        (["wait=5, " + "x" * 1016], 5),
+        (["wait=5, " + "x" * 1017], None),
+        (["wait=5", "x" * 1018], None),
+        (["wait=5, " + '"\\' * 50_000], None),
     ],
     ids=lambda value: repr(value)[:30],
 )

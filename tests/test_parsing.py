@@ -92,6 +92,7 @@ def test_repeated_skus_may_add_up_to_more_than_one_item_may_have() -> None:
         "application/json; charset=utf-8",
         'application/json;charset="UTF-8"',
         "application/json ; profile=x",
+        "application/json" + ";" * 1008,
     ],
 )
 def test_a_body_may_call_itself_json_in_any_spelling(content_type: str) -> None:
@@ -113,7 +114,11 @@ def test_a_body_may_call_itself_json_in_any_spelling(content_type: str) -> None:
         "application/json; charset=utf-8; charset=utf-16",
         "application/json; charset",
         "application/x-www-form-urlencoded",
+        "application/json" + "; " * 50_000,
+        "application/json;" + " " * 100_000 + "!",
+        "application/json" + ";" * 1009,
     ],
+    ids=lambda value: value[:60],
 )
 def test_another_content_type_is_refused(content_type: str) -> None:
     assert problem_of(b"{}", content_type).kind is Kind.UNSUPPORTED_MEDIA_TYPE

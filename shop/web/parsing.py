@@ -19,6 +19,8 @@ PAGE_LIMIT_DEFAULT: Final = 100
 PAGE_LIMIT_MAX: Final = 500
 WAIT_MAX_SECONDS: Final = 30
 IDEMPOTENCY_KEY_MAX_LENGTH: Final = 255
+#: Characters of a header that is looked into: reading quoted text without an end takes time by the square of its length.
+HEADER_MAX_LENGTH: Final = 1024
 #: More faults than this in one body are not listed: a small body may hold very many.
 FAULTS_MAX: Final = 10_000
 
@@ -95,7 +97,7 @@ def _require_json(content_type: str) -> None:
     """RFC 8259 knows no parameters: others than charset are ignored, and a charset must be UTF-8."""
     if content_type == "application/json":
         return
-    media_type = _JSON_TYPE.fullmatch(content_type)
+    media_type = _JSON_TYPE.fullmatch(content_type) if len(content_type) <= HEADER_MAX_LENGTH else None
     if media_type is None:
         raise Problem(kind=Kind.UNSUPPORTED_MEDIA_TYPE)
     for name, value in re.findall(_PARAMETER, media_type[1]):
@@ -155,6 +157,8 @@ def parse_idempotency_key(values: Sequence[str]) -> str:
     text = values[0].strip(" \t")
     if text in {"", '""'}:
         raise _bad_key("is empty")
+    if len(text) > HEADER_MAX_LENGTH:
+        raise _bad_key(f"is too long: {len(text)} characters")
     if quoted := _QUOTED_KEY.fullmatch(text):
         key = re.sub(r"\\(.)", r"\1", quoted[1])
     elif _BARE_KEY.fullmatch(text):
@@ -182,7 +186,8 @@ def parse_prefer_wait(values: Sequence[str]) -> int | None:
 
     Of several waits the first one counts, also when it is malformed.
     """
-    for preference in _LIST_ELEMENT.findall(",".join(values)):
+    text = ",".join(values)
+    for preference in _LIST_ELEMENT.findall(text) if len(text) <= HEADER_MAX_LENGTH else ():
         name, _, value = preference.split(";")[0].partition("=")
         if name.strip(" \t").lower() == "wait":
             seconds = _SECONDS.fullmatch(value.strip(" \t"))
