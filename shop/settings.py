@@ -64,6 +64,8 @@ CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 # --- what an order may be, and how many may wait -------------------------------------------------
 MAX_ORDER_LINES = env.int("MAX_ORDER_LINES", default=2000)
 MAX_BODY_BYTES = 1_048_576
+#: Seconds in which all of a request's body must have arrived.
+BODY_TIMEOUT_S = env.int("BODY_TIMEOUT_S", default=10)
 ORDER_RATE_LIMIT = env.int("ORDER_RATE_LIMIT", default=0)
 QUEUE_LIMIT = env.int("QUEUE_LIMIT", default=200_000)
 MAX_ATTEMPTS = env.int("MAX_ATTEMPTS", default=5)

@@ -7,12 +7,13 @@ import sys
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from shop.management.system import WEB_OPTIONS
 from workers.ports import free_port
 from workers.processes import Child, Part
 
@@ -43,9 +44,12 @@ def frozen(*pids: int) -> Iterator[None]:
 class System:
     """Web, worker and scheduler; each can be left out, stopped, killed and started again."""
 
-    def __init__(self, folder: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, env: Mapping[str, str] | None = None, web_options: Sequence[str] = WEB_OPTIONS
+    ) -> None:
         self.folder = folder
         self.env = dict(env or {})
+        self.web_options = web_options
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.api_key = ""
@@ -88,20 +92,7 @@ class System:
         return old.stop()
 
     def _web(self) -> tuple[list[str], Any]:
-        # As in `manage.py up`: who waits for results keeps nobody from placing an order.
-        argv = [
-            "granian",
-            "--interface",
-            "asgi",
-            "--port",
-            str(self.port),
-            "--backpressure",
-            "8192",
-            "--workers-kill-timeout",
-            "8",
-            "--no-ws",
-            "shop.web.asgi:application",
-        ]
+        argv = ["granian", *self.web_options, "--workers-kill-timeout=8", "--port", str(self.port)]
         # Several may share the port, so that an answer alone does not tell that this one is up.
         return argv, lambda: "Started worker-1" in self.log("web") and self._answers("/healthz")
 

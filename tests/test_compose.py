@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from shop.management.system import WEB_OPTIONS
 from shop.web.draining import DRAIN_S
 from workers.app import TASK_HARD_LIMIT_S
 
@@ -149,6 +150,10 @@ def test_nothing_is_reachable_from_other_machines() -> None:
 
     assert len(published) == 2
     assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_the_web_tier_is_served_as_by_make_up() -> None:
+    assert set(WEB_OPTIONS) <= set(SERVICES["web"]["command"])
 
 
 def test_redis_throws_nothing_away() -> None:

@@ -17,7 +17,6 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
 django.setup(set_prefix=False)
 
 import structlog  # noqa: E402 - Django must be set up before anything of the shop is imported
-from django.conf import settings  # noqa: E402
 from django.core.exceptions import TooManyFieldsSent  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 from django.urls import Resolver404, ResolverMatch, get_resolver  # noqa: E402
@@ -25,25 +24,22 @@ from django.urls import Resolver404, ResolverMatch, get_resolver  # noqa: E402
 from shop import intake, queue, results, storage_check  # noqa: E402
 from shop.stores import StoreUnavailable, order_database, web_database, web_redis  # noqa: E402
 from shop.web import metrics  # noqa: E402
+from shop.web.bodies import Receive, replayed, whole_body  # noqa: E402
 from shop.web.draining import draining  # noqa: E402
 from shop.web.http import Answer, Request  # noqa: E402
 from shop.web.parsing import request_id  # noqa: E402
 from shop.web.problems import Kind, Problem  # noqa: E402
 from shop.web.problems import response as problem_answer  # noqa: E402
 from workers.memory import keep_what_is_loaded  # noqa: E402
+from workers.open_files import allow_open_files  # noqa: E402
 
 log = structlog.get_logger()
 
 Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 #: What Django's own handler serves.
 _PAGES = ("/admin/", "/static/")
-
-
-class Disconnected(Exception):
-    """The client went away in the middle of its request."""
 
 
 async def api(scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,10 +47,7 @@ async def api(scope: Scope, receive: Receive, send: Send) -> None:
     request = Request(scope)
     identity = request_id(request.header(b"x-request-id"))
     structlog.contextvars.bind_contextvars(request_id=identity)  # for as long as this request's task lives
-    try:
-        answer = await _answer(request, receive)
-    except Disconnected:
-        return
+    answer = await _answer(request, receive)
     answer.headers["X-Request-ID"] = identity
     answer.headers["X-Content-Type-Options"] = "nosniff"
     answer.headers.setdefault("Cache-Control", "no-store")
@@ -66,7 +59,7 @@ async def api(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _answer(request: Request, receive: Receive) -> Answer:
     try:
-        request.body = await _body(request, receive)
+        request.body = await whole_body(request, receive)
         found = _resolved(request.path)
         answer: Answer = await found.func(request, *found.args, **found.kwargs)
         return answer
@@ -79,8 +72,6 @@ async def _answer(request: Request, receive: Receive) -> Answer:
     except (StoreUnavailable, TimeoutError) as away:
         log.warning("store unavailable", reason=str(away) or "no answer in time")
         return problem_answer(Problem(kind=Kind.UNAVAILABLE))
-    except Disconnected:
-        raise
     except Exception:
         log.exception("unexpected error", path=request.path)
         return problem_answer(Problem(kind=Kind.INTERNAL_ERROR))
@@ -89,33 +80,6 @@ async def _answer(request: Request, receive: Receive) -> Answer:
 @lru_cache(maxsize=1024)
 def _resolved(path: str) -> ResolverMatch:
     return get_resolver().resolve(path)
-
-
-#: A client that is still sending does not read: a body that is too large is taken in, and thrown away, up to this size
-#: before the answer says so. Beyond it the connection breaks.
-DISCARD_BYTES = 16 * 1_048_576
-_MAX_BODY_BYTES: int = settings.MAX_BODY_BYTES
-
-
-async def _body(request: Request, receive: Receive) -> bytes:
-    """The whole body. Raises `Problem` for one of more than `MAX_BODY_BYTES`, which is not kept in memory."""
-    length = request.header(b"content-length")
-    declared = int(length) if length.isdigit() else 0
-    if declared > DISCARD_BYTES:
-        raise Problem(kind=Kind.PAYLOAD_TOO_LARGE)
-    body, size, more = b"", 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Disconnected
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        body = body + chunk if size <= _MAX_BODY_BYTES else b""
-        # granian tells the end of a body in a message of its own: nobody who has all of it need wait for that.
-        more = message.get("more_body", False) and size != declared and size <= DISCARD_BYTES
-    if size > _MAX_BODY_BYTES:
-        raise Problem(kind=Kind.PAYLOAD_TOO_LARGE)
-    return body
 
 
 async def _send(answer: Answer, send: Send, *, with_body: bool) -> None:
@@ -129,10 +93,15 @@ async def _send(answer: Answer, send: Send, *, with_body: bool) -> None:
     await send({"type": "http.response.body", "body": body if with_body else b""})
 
 
+#: The server takes 8,192 connections in each process, beside which its own files and those to the stores are few.
+OPEN_FILES = 10_000
+
+
 async def _lifespan(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
+            allow_open_files(OPEN_FILES)
             queue.fulfil_message(queue.EXAMPLE)  # build the template now, not in the first order
             await asyncio.to_thread(storage_check.warn_about_redis)
             draining.watch(asyncio.get_running_loop())
@@ -152,15 +121,26 @@ _django: Any = ASGIHandler()
 
 
 async def pages(scope: Scope, receive: Receive, send: Send) -> None:
-    """Let Django answer, and say which request it was."""
-    identity = request_id(Request(scope).header(b"x-request-id")).encode()
+    """Let Django answer, and say which request it was.
+
+    The body is read here, within our limits: Django would wait for it for ever, and keep it on disk however large it is.
+    """
+    request = Request(scope)
+    identity = request_id(request.header(b"x-request-id"))
+    try:
+        body = await whole_body(request, receive)
+    except Problem as problem:
+        refusal = problem_answer(problem)
+        refusal.headers["X-Request-ID"] = identity
+        await _send(refusal, send, with_body=True)
+        return
 
     async def send_with_id(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], (b"x-request-id", identity)]
+            message["headers"] = [*message["headers"], (b"x-request-id", identity.encode())]
         await send(message)
 
-    await _django(scope, receive, send_with_id)
+    await _django(scope, replayed(body, receive), send_with_id)
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

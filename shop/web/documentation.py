@@ -96,6 +96,7 @@ def _limits() -> list[tuple[str, str]]:
         ("Characters in a SKU", f"1 to {SKU_MAX_LENGTH}"),
         ("Characters in an idempotency key", f"1 to {parsing.IDEMPOTENCY_KEY_MAX_LENGTH}"),
         ("Bytes in a body", f"{settings.MAX_BODY_BYTES:,}"),
+        ("Seconds until all of a body has arrived", f"{settings.BODY_TIMEOUT_S}"),
         (
             "Products on a page",
             f"1 to {parsing.PAGE_LIMIT_MAX}, {parsing.PAGE_LIMIT_DEFAULT} unless said otherwise",

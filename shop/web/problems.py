@@ -30,6 +30,11 @@ class Kind(Enum):
         "Send one Idempotency-Key of 1 to 255 visible ASCII characters, a new one for each new request.",
     )
     INVALID_REQUEST = (400, "Invalid request", "Correct the query parameter that the detail names.")
+    INCOMPLETE_BODY = (
+        400,
+        "Incomplete body",
+        "Send all of the body, in one way of framing: Content-Length or chunks.",
+    )
     UNAUTHORIZED = (
         401,
         "No valid API key",
@@ -48,6 +53,11 @@ class Kind(Enum):
         409,
         "Insufficient stock",
         "Take away less, or wait: units that are promised to orders cannot be taken.",
+    )
+    REQUEST_TIMEOUT = (
+        408,
+        "Body too slow",
+        "Send the same request, with the same key, again: its body did not arrive in time.",
     )
     PAYLOAD_TOO_LARGE = (413, "Body too large", "Send a smaller body, and a large order as several orders.")
     UNSUPPORTED_MEDIA_TYPE = (

@@ -1,0 +1,353 @@
+"""Senders that keep to no rule of HTTP: slow, endless, broken, or very many. None gets a 500, holds a connection for
+ever, or keeps others waiting."""
+
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from shop.management.system import WEB_OPTIONS
+from shop.web.bodies import DISCARD_BYTES, PARTS_MAX
+from tests.builders import a_sku
+from tests.raw_http import chunked, connected, exchange, head, order_head, read_reply, trickle
+from tests.running import System
+
+HEAD_TIMEOUT_MS, BODY_TIMEOUT_S = 1500, 2
+#: Patience of these tests with a server that should have hung up long before.
+AT_MOST_S = 8.0
+HASTY = [
+    f"--http1-header-read-timeout={HEAD_TIMEOUT_MS}" if "header-read-timeout" in option else option
+    for option in WEB_OPTIONS
+]
+ORDER = json.dumps({"items": [{"sku": "X", "quantity": 1}]}).encode()
+
+
+@contextmanager
+def a_web(folder: Path, *options: str, **env: str) -> Iterator[System]:
+    """A web process that soon loses its patience."""
+    env = {"BODY_TIMEOUT_S": str(BODY_TIMEOUT_S), **env}
+    with System(folder, env=env, web_options=options or HASTY) as running:
+        yield running.start("web")
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Shared by the tests of this module."""
+    with a_web(tmp_path_factory.mktemp("web")) as running:
+        yield running
+        assert "unexpected error" not in running.log("web")
+
+
+@contextmanager
+def without_guard(folder: Path, guard: str) -> Iterator[System]:
+    """The same, one guard taken away."""
+    with a_web(folder, "tests.unguarded_web:application", *HASTY[1:], UNGUARDED=guard) as running:
+        yield running
+
+
+# --- slow senders ---------------------------------------------------------------------------------
+
+#: How a request begins, and what comes of it now and then.
+SLOW_HEADS = {
+    "nothing": (b"", b""),
+    "one letter": (b"G", b""),
+    "a header without end": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ", b"x"),
+    "headers without end": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", b"X: x\r\n"),
+    "the preface of HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b""),
+    "a request, and nothing after it": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", b""),
+}
+
+
+@pytest.mark.parametrize("name", SLOW_HEADS)
+def test_who_sends_no_head_is_cut_off(web: System, name: str) -> None:
+    reply = trickle(web, *SLOW_HEADS[name], every_s=0.3, at_most_s=AT_MOST_S)
+
+    assert reply.status in ({200} if "after" in name else {0, 400, 408})
+
+
+def test_while_http_2_is_possible_a_silent_connection_stays_for_ever(tmp_path: Path) -> None:
+    permissive = [option for option in HASTY if option != "--http=1"]
+    with a_web(tmp_path, *permissive) as web, pytest.raises(TimeoutError):
+        trickle(web, b"", b"", every_s=0.3, at_most_s=3 * HEAD_TIMEOUT_MS / 1000)
+
+
+SLOW_BODIES = {
+    "a byte now and then": ("Content-Length: 1000", b" "),
+    "a chunk now and then": ("Transfer-Encoding: chunked", b"1\r\n \r\n"),
+    "no byte": ("Content-Length: 1000", b""),
+    "an endless line of chunk size": ("Transfer-Encoding: chunked", b"0"),
+}
+
+
+@pytest.mark.parametrize("name", SLOW_BODIES)
+def test_who_sends_its_body_too_slowly_hears_408_and_is_cut_off(web: System, name: str) -> None:
+    framing, drop = SLOW_BODIES[name]
+
+    reply = trickle(web, order_head(web, framing, close=False), drop, every_s=0.3, at_most_s=AT_MOST_S)
+
+    assert (reply.status, reply.problem) in {(408, "request-timeout"), (400, "incomplete-body")}
+
+
+def test_pages_have_no_more_patience_with_slow_bodies(web: System) -> None:
+    begun = head(web, "POST /admin/login/ HTTP/1.1", "Content-Length: 1000", close=False)
+
+    reply = trickle(web, begun, b"x", every_s=0.3, at_most_s=AT_MOST_S)
+
+    assert (reply.status, reply.problem) == (408, "request-timeout")
+
+
+def test_without_a_time_limit_a_slow_body_holds_its_connection(tmp_path: Path) -> None:
+    with without_guard(tmp_path, "time") as web, pytest.raises(TimeoutError):
+        trickle(web, order_head(web, "Content-Length: 1000"), b" ", every_s=0.3, at_most_s=2 * BODY_TIMEOUT_S)
+
+
+@pytest.mark.parametrize("what", ["heads", "bodies"])
+def test_others_are_served_while_hundreds_send_slowly_and_all_of_those_are_cut_off(
+    web: System, what: str
+) -> None:
+    sku = a_sku()
+    begun = order_head(web, "Content-Length: 1000") if what == "bodies" else b"POST /api/v1/orders HT"
+    with ExitStack() as opened:
+        slow = [opened.enter_context(connected(web, AT_MOST_S)) for _ in range(400)]
+        for connection in slow:
+            connection.sendall(begun)
+
+        served = [web.place((sku, 1)).status for _ in range(10)]
+        replies = [read_reply(connection, time.monotonic()) for connection in slow]
+
+    assert served == [202] * 10
+    assert {reply.status for reply in replies} <= ({408} if what == "bodies" else {0, 408})
+
+
+# --- more than is wanted --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/orders", "/api/v1/products", "/admin/login/", "/nowhere", "/healthz"]
+)
+@pytest.mark.parametrize("size", [10_000_000, 10 * DISCARD_BYTES])
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+def test_a_body_that_is_too_large_is_refused_everywhere(
+    web: System, path: str, size: int, framing: str
+) -> None:
+    part = b"x" * 1_000_000
+    parts = [part] * (size // len(part))
+    told = f"Content-Length: {size}" if framing == "length" else "Transfer-Encoding: chunked"
+
+    reply = exchange(
+        web,
+        head(web, f"POST {path} HTTP/1.1", told),
+        *(parts if framing == "length" else [chunked(parts)]),
+    )
+
+    # Beyond what is thrown away the connection breaks, and the answer may break with it.
+    assert (reply.status, reply.problem) in {(413, "payload-too-large")} | (
+        {(0, "")} if size > DISCARD_BYTES else set()
+    )
+
+
+def test_a_large_body_is_not_kept(web: System) -> None:
+    def peak_bytes() -> int:
+        status = Path(f"/proc/{web.pids('web')[-1]}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+    before = peak_bytes()
+    for _ in range(5):
+        exchange(web, order_head(web, "Content-Length: 16000000"), b"x" * 16_000_000)
+
+    assert peak_bytes() - before < 16_000_000
+
+
+def in_bytes(body: bytes, size: int) -> bytes:
+    """A body padded to a size, each byte a chunk of its own."""
+    padded = b" " * (size - len(body)) + body
+    return chunked([padded[at : at + 1] for at in range(size)])
+
+
+def test_a_body_in_single_bytes_is_read_up_to_a_limit_only(web: System) -> None:
+    body = json.dumps({"items": [{"sku": a_sku(), "quantity": 1}]}).encode()
+    begun = order_head(web, "Transfer-Encoding: chunked")
+
+    few = exchange(web, begun, in_bytes(body, PARTS_MAX // 2))
+    many = exchange(web, begun, in_bytes(body, 2 * PARTS_MAX))
+
+    assert few.status == 202
+    assert (many.status, many.problem) == (413, "payload-too-large")
+
+
+def test_without_a_limit_of_parts_a_body_in_single_bytes_is_read_to_its_end(tmp_path: Path) -> None:
+    with without_guard(tmp_path, "parts") as web:
+        body = json.dumps({"items": [{"sku": a_sku(), "quantity": 1}]}).encode()
+
+        reply = exchange(web, order_head(web, "Transfer-Encoding: chunked"), in_bytes(body, 2 * PARTS_MAX))
+
+        assert reply.status == 202
+
+
+@pytest.mark.parametrize(
+    ("name", "headers", "statuses"),
+    [
+        ("ten thousand headers", [f"X-{n}: x" for n in range(10_000)], {431}),
+        ("a hundred and one headers", [f"X-{n}: x" for n in range(101)], {431}),
+        ("a header of a megabyte", ["X: " + "x" * 1_000_000], {431}),
+        ("a header of a hundred kilobytes", ["X: " + "x" * 100_000], {404, 431}),
+        ("a name of sixty kilobytes", ["x" * 60_000 + ": x"], {400, 404, 431}),
+        ("the same header fifty times", ["Prefer: wait=1"] * 50, {404}),
+        ("a wait of fifty kilobytes", ["Prefer: " + ",wait=" * 8_000], {404}),
+        ("quotes that do not end", ["Prefer: " + '"\\' * 25_000], {404}),
+        ("tags without end", ["If-None-Match: " + ',"' * 25_000], {404}),
+        ("a second key", ["Authorization: Bearer " + "x" * 50_000], {401}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_flood_of_headers_is_refused_or_ignored(
+    web: System, name: str, headers: list[str], statuses: set[int]
+) -> None:
+    reply = exchange(web, head(web, f"GET /api/v1/orders/{uuid.uuid4()} HTTP/1.1", *headers))
+
+    assert reply.status in statuses
+    assert web.get("/healthz").status == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/" + "x" * 70_000, "/healthz?" + "x" * 70_000, "/api/v1/products?" + "q=x&" * 9000]
+)
+def test_an_address_without_end_is_refused(web: System, path: str) -> None:
+    reply = exchange(web, head(web, f"GET {path} HTTP/1.1"))
+
+    assert reply.status in {400, 414}
+
+
+# --- what is no HTTP ------------------------------------------------------------------------------
+
+LENGTH = f"Content-Length: {len(ORDER)}"
+CHUNKED = "Transfer-Encoding: chunked"
+MISFRAMED: dict[str, tuple[list[str | bytes], bytes]] = {
+    "two lengths": ([LENGTH, f"Content-Length: {len(ORDER) + 1}"], ORDER),
+    "lengths in a list": ([f"{LENGTH}, {len(ORDER)}"], ORDER),
+    "a negative length": (["Content-Length: -5"], ORDER),
+    "a signed length": ([f"Content-Length: +{len(ORDER)}"], ORDER),
+    "a length of 5,000 digits": (["Content-Length: " + "9" * 5000], ORDER),
+    "a length that is a superscript": ([b"Content-Length: \xb2"], ORDER),
+    "a length and chunks": ([LENGTH, CHUNKED], ORDER),
+    "an unknown coding": (["Transfer-Encoding: gzip"], ORDER),
+    "a chunk of no size": ([CHUNKED], b"zz\r\n{}\r\n0\r\n\r\n"),
+    "a chunk of negative size": ([CHUNKED], b"-5\r\n{}\r\n0\r\n\r\n"),
+    "a chunk beyond all numbers": ([CHUNKED], b"fffffffffffffffff\r\n{}\r\n0\r\n\r\n"),
+    "a chunk that is longer than it says": ([CHUNKED], b"1\r\n{}\r\n0\r\n\r\n"),
+    "a header with a null byte": ([LENGTH, b"X: a\0b"], ORDER),
+    "a folded header": ([LENGTH, "X: a\r\n b"], ORDER),
+    "a header without a colon": ([LENGTH, "nonsense"], ORDER),
+    "a blank before the colon": ([f"Content-Length : {len(ORDER)}"], ORDER),
+}
+
+
+@pytest.mark.parametrize("name", MISFRAMED)
+def test_a_body_whose_end_is_unclear_is_refused_and_its_connection_closed(web: System, name: str) -> None:
+    headers, body = MISFRAMED[name]
+
+    reply = exchange(web, order_head(web, *headers, close=False), body, b"GET /healthz HTTP/1.1\r\n\r\n")
+
+    assert (reply.status, reply.problem) in {(400, ""), (400, "incomplete-body"), (408, "request-timeout")}
+    assert b"HTTP/1.1" not in reply.body  # what followed was not taken for a request
+
+
+def test_without_its_answer_a_body_that_breaks_off_is_an_error_of_ours(tmp_path: Path) -> None:
+    headers, body = MISFRAMED["a chunk of no size"]
+    with without_guard(tmp_path, "framing") as web:
+        assert exchange(web, order_head(web, *headers), body).status == 500
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind(web: System) -> None:
+    for _ in range(50):
+        with connected(web) as connection:
+            connection.sendall(order_head(web, "Content-Length: 1000") + b'{"items"')
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+    assert web.place((a_sku(), 1)).status == 202
+    assert "Traceback" not in web.log("web")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"\0" * 1000,
+        b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n",
+        b"GET\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /healthz HTTP/9.9\r\nHost: localhost\r\n\r\n",
+        b"GET /healthz\r\n\r\n",
+        b" GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+    ids=repr,
+)
+def test_what_is_no_http_is_refused(web: System, raw: bytes) -> None:
+    reply = exchange(web, raw, timeout_s=AT_MOST_S)
+
+    assert reply.status in {0, 400}
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/orders", "/api/v1/products", "/healthz", "/metrics", "/api/docs", "/*"]
+)
+@pytest.mark.parametrize("method", ["TRACE", "OPTIONS", "PATCH", "DELETE", "PUT", "F~O", "get", "CONNECT"])
+def test_a_method_that_nobody_expects_is_refused(web: System, path: str, method: str) -> None:
+    reply = exchange(web, head(web, f"{method} {path} HTTP/1.1"), timeout_s=AT_MOST_S)
+
+    # CONNECT names no path: the server itself says that it is none.
+    assert (reply.status, reply.problem) in {(405, "method-not-allowed"), (404, "not-found")} | (
+        {(400, "")} if method == "CONNECT" else set()
+    )
+
+
+@pytest.mark.parametrize(
+    "path", ["%00", "%ff", "%ed%a0%80", "%0d%0aX-Evil:%20x", "..%2f..%2fetc%2fpasswd", "%", "%zz", "{}", "*"]
+)
+@pytest.mark.parametrize("root", ["/", "/api/v1/products/", "/api/v1/orders/", "/static/", "/admin/"])
+def test_an_odd_address_leads_nowhere(web: System, root: str, path: str) -> None:
+    reply = exchange(web, head(web, f"GET {root}{path} HTTP/1.1"))
+
+    assert reply.status in ({302, 404} if root == "/admin/" else {404})
+    assert "x-evil" not in reply.headers
+
+
+# --- very many connections ------------------------------------------------------------------------
+
+
+def test_a_process_takes_as_many_connections_as_it_is_allowed_to_have(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as opened:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+        try:
+            web = opened.enter_context(a_web(tmp_path))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(min(400, soft - 100)):
+            opened.enter_context(connected(web))
+
+        assert web.get("/healthz").status == 200
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be_and_never_lowered() -> None:
+    program = (
+        "import resource; from workers.open_files import allow_open_files\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))\n"
+        "print(allow_open_files(150), allow_open_files(120), allow_open_files(10_000))\n"
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+    )
+
+    told = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=os.getcwd()
+    )
+
+    assert told.stdout.split() == ["150", "150", "200", "200", "200"]

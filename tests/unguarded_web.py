@@ -1,0 +1,37 @@
+"""The web tier without one of its guards, the one that UNGUARDED names: whether a test would notice that it is gone."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from shop.web import bodies
+from shop.web.asgi import application  # noqa: F401 - what granian serves
+from shop.web.problems import Kind, Problem
+
+
+def _without_time_limit() -> None:
+    bodies._BODY_TIMEOUT_S = 3600
+
+
+def _without_parts_limit() -> None:
+    bodies.PARTS_MAX = 10**9
+
+
+def _without_an_answer_to_what_breaks_off() -> None:
+    kinds = Kind
+
+    class Silent(Problem):
+        def __init__(self, *, kind: Kind, **more: Any) -> None:
+            if kind is kinds.INCOMPLETE_BODY:
+                raise ConnectionAbortedError
+            super().__init__(kind=kind, **more)
+
+    bodies.Problem = Silent
+
+
+GUARDS: Mapping[str, Callable[[], None]] = {
+    "time": _without_time_limit,
+    "parts": _without_parts_limit,
+    "framing": _without_an_answer_to_what_breaks_off,
+}
+GUARDS[os.environ["UNGUARDED"]]()
