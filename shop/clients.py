@@ -4,7 +4,6 @@ PostgreSQL keeps the keys; Redis knows them too, so that orders are taken while 
 SHA-256 of a key: keys are 256 random bits, so a slow hash would protect nothing.
 """
 
-import asyncio
 import hashlib
 import secrets
 import time
@@ -15,6 +14,7 @@ from django.utils import timezone
 
 from shop import keys
 from shop.models import ApiKey
+from shop.round_trips import RoundTrips
 from shop.stores import StoreUnavailable, redis_client, store_faults, web_database, web_redis
 
 SCOPES = ("orders", "stock")
@@ -90,36 +90,48 @@ class Directory:
     async def find(self, key: str, deadline: float | None = None) -> Client | None:
         """The client of a key, None for a bad one.
 
-        Raises `StoreUnavailable` where neither store can tell, `TimeoutError` where none could by the deadline (loop time).
+        Raises `StoreUnavailable` where neither store can tell, or none could by the deadline (loop time).
         """
         digested = digest(key)
         now = time.monotonic()
         known = self._known.get(digested)
         if known and known[0] > now:
             return known[1]
-        async with asyncio.timeout_at(deadline):
-            client = await _looked_up(digested)
+        client = await _looked_up(digested, deadline)
         if len(self._known) >= self.LIMIT:
             self._known.clear()
         self._known[digested] = (now + MEMORY_S, client)
         return client
 
 
-async def _looked_up(digested: str) -> Client | None:
+async def _looked_up(digested: str, deadline: float | None) -> Client | None:
+    """Every key that is not good takes the same way: Redis, then the books, whose word does not revive a revoked one."""
     try:
-        with store_faults():
-            packed = await web_redis().get(keys.api_key(digested))
-        if packed is not None:
-            return _unpacked(packed)
+        packed = await _redis.ask(digested, deadline)
     except StoreUnavailable:
-        return await _in_books(digested)
-    client = await _in_books(digested)
-    if client is not None:
-        with store_faults():
-            await web_redis().set(keys.api_key(digested), _packed(client.name, client.scopes, False), nx=True)
+        return await _books.ask(digested, deadline)
+    if packed is not None and (known := _unpacked(packed)):
+        return known
+    client = await _books.ask(digested, deadline)
+    if packed is not None or client is None:
+        return None
+    with store_faults():
+        await web_redis().set(keys.api_key(digested), _packed(client.name, client.scopes, False), nx=True)
     return client
 
 
-async def _in_books(digested: str) -> Client | None:
-    found = await web_database.rows("api_key", digest=digested)
-    return Client(found[0][0], tuple(found[0][1])) if found else None
+async def _in_redis(digests: Sequence[str]) -> list[str | None]:
+    with store_faults():
+        found: list[str | None] = await web_redis().mget(map(keys.api_key, digests))
+    return found
+
+
+async def _in_books(digests: Sequence[str]) -> list[Client | None]:
+    found = await web_database.rows("api_keys", digests=list(digests))
+    clients = {digested: Client(name, tuple(scopes)) for digested, name, scopes in found}
+    return [clients.get(digested) for digested in digests]
+
+
+#: Whoever guesses keys shares few trips with all who guess, and none to the books with those whose key is good.
+_redis = RoundTrips(_in_redis, most=128)
+_books = RoundTrips(_in_books, most=128)

@@ -27,6 +27,8 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _Found = OrderState | StoreUnavailable | None
+#: An order id, and the client that asks for it.
+_Asked = tuple[str, str]
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True):
@@ -55,29 +57,32 @@ async def find(order_id: str, client: str) -> OrderState | None:
     Redis first, PostgreSQL for what ended long ago or while Redis is away. Raises `StoreUnavailable` where the order may
     exist but nobody can tell.
     """
-    found = await _reading.ask(order_id)
+    found = await _reading.ask((order_id, client))
     if isinstance(found, StoreUnavailable):
         raise found
-    return found if found and found.order.client == client else None
+    return found
 
 
-async def _read(asked: Sequence[str]) -> list[_Found]:
-    """What is to be said of each order: its state, that there is none, or that nobody can tell."""
-    ids = list(dict.fromkeys(asked))
+async def _read(asked: Sequence[_Asked]) -> list[_Found]:
+    """What is to be said of each order: its state, that there is none, or that nobody can tell.
+
+    An order of another client takes the same way as one that does not exist.
+    """
+    each_once = list(dict.fromkeys(asked))
     away: StoreUnavailable | None = None
-    records: dict[str, _Record] = {}
-    books: dict[str, OrderState] = {}
+    records: dict[_Asked, _Record] = {}
+    books: dict[_Asked, OrderState] = {}
     try:
-        records = await _in_redis(ids)
+        records = await _in_redis(each_once)
     except StoreUnavailable as error:
         away = error
-    unsure = [each for each in ids if each not in records or records[each].status is Status.QUEUED]
+    unsure = [each for each in each_once if each not in records or records[each].status is Status.QUEUED]
     try:
         if unsure:
             books = await _in_books(unsure)
     except StoreUnavailable as error:
         away = error
-    found = {each: _judged(records.get(each), books.get(each), away) for each in ids}
+    found = {each: _judged(records.get(each), books.get(each), away) for each in each_once}
     return [found[each] for each in asked]
 
 
@@ -94,15 +99,19 @@ _line = RedisLine()
 _reading = RoundTrips(_read, most=512)
 
 
-async def _in_redis(ids: list[str]) -> dict[str, _Record]:
+async def _in_redis(asked: list[_Asked]) -> dict[_Asked, _Record]:
+    names = [keys.order(order_id) for order_id, _ in asked]
     with store_faults():
-        found = await scripts.run_async(_line, "read", [keys.order(each) for each in ids], [], _records)
-    return {each: record for each, record in zip(ids, found, strict=True) if record is not None}
+        found = await scripts.run_async(_line, "read", names, [client for _, client in asked], _records)
+    return {each: record for each, record in zip(asked, found, strict=True) if record is not None}
 
 
-async def _in_books(ids: list[str]) -> dict[str, OrderState]:
-    found = await order_database.rows("orders", ids=uuid_array(ids))
-    return {row[0]: _from_row(row) for row in found}
+async def _in_books(asked: list[_Asked]) -> dict[_Asked, OrderState]:
+    clients = list({client for _, client in asked})
+    found = await order_database.rows(
+        "orders", ids=uuid_array(order_id for order_id, _ in asked), clients=clients
+    )
+    return {(row[0], row[1]): _from_row(row) for row in found}
 
 
 def _from_row(row: tuple[Any, ...]) -> OrderState:

@@ -3,8 +3,8 @@
 import asyncio
 import os
 import socket
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache
 from importlib.resources import files
 from time import monotonic
@@ -90,7 +90,7 @@ def web_redis() -> TextRedis:
         socket_timeout=1,
         retry=AsyncRetry(ConstantBackoff(0.02), 1, supported_errors=(RedisConnectionError,)),
     )
-    return redis.asyncio.Redis(connection_pool=plain_spoken(pool))
+    return redis.asyncio.Redis.from_pool(plain_spoken(pool))
 
 
 class RedisLine:
@@ -187,6 +187,8 @@ class WebDatabase:
     #: How long a request waits for PostgreSQL, and for how long the next ones then do without it.
     PATIENCE_S = 0.8
     PAUSE_S = 1.0
+    #: How long a statement waits for those before it. Beyond that more are asked than PostgreSQL can answer.
+    LINE_S = 1.0
 
     def __init__(self, options: str = "") -> None:
         self._options = options
@@ -196,7 +198,7 @@ class WebDatabase:
 
     async def rows(self, name: str, **parameters: Any) -> list[tuple[Any, ...]]:
         """Run the statement `name`. Raises `StoreUnavailable` when PostgreSQL is away, at once if it just was."""
-        async with self._turn:
+        async with self._its_turn():
             if monotonic() < self._away_until:
                 raise StoreUnavailable("PostgreSQL: away a moment ago")
             try:
@@ -204,6 +206,18 @@ class WebDatabase:
             except (psycopg.OperationalError, psycopg.InternalError, TimeoutError) as error:
                 self._away_until = monotonic() + self.PAUSE_S
                 raise StoreUnavailable(f"PostgreSQL: {error}") from error
+
+    @asynccontextmanager
+    async def _its_turn(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self.LINE_S):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise StoreUnavailable("PostgreSQL: too many ask at once") from None
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     async def _ask(self, statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
         began = monotonic()

@@ -195,4 +195,4 @@ class System:
 
 def _answer(status: int, headers: Any, raw: bytes) -> Answer:
     is_json = "json" in headers.get("Content-Type", "")
-    return Answer(status=status, headers=headers, body=json.loads(raw) if is_json else raw.decode())
+    return Answer(status=status, headers=headers, body=json.loads(raw) if is_json and raw else raw.decode())

@@ -12,7 +12,7 @@ import redis
 from django.db import connection
 
 from shop import fulfilment, scripts, stores
-from tests import test_books, test_fulfilment, test_lua, test_sweeper
+from tests import test_books, test_fulfilment, test_lua, test_oracles, test_sweeper
 
 Watch = Callable[..., None]
 
@@ -179,6 +179,20 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         "THEN line.sku ELSE line.sku END, 'sale'",
         test_books.test_the_books_refuse_a_sku_that_does_not_exist,
     ),
+    (
+        "Redis does no more for a foreign order than for an unknown one",
+        "read.lua",
+        "if redis.call('HGET', record, 'client') == ARGV[at] then",
+        "do",
+        test_oracles.test_another_client_s_order_costs_the_stores_what_an_unknown_one_costs,
+    ),
+    (
+        "PostgreSQL does no more for a foreign order than for an unknown one",
+        "orders.sql",
+        " AND o.client = ANY(%(clients)s::text[])",
+        "",
+        test_oracles.test_another_client_s_order_costs_the_stores_what_an_unknown_one_costs,
+    ),
 ]
 
 
@@ -204,10 +218,15 @@ def switched_off(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str
         weak = whole.replace(guard, instead)
         module, function = (scripts, "text") if kind == "lua" else (stores, "sql")
         monkeypatch.setattr(module, function, lambda wanted: weak if wanted == name else read(wanted))
-        scripts._sync.cache_clear()
+        forget_scripts()
 
     yield switch_off
+    forget_scripts()
+
+
+def forget_scripts() -> None:
     scripts._sync.cache_clear()
+    scripts._asynchronous.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -349,30 +349,29 @@ def test_settle_releases_only_its_own_locks_and_tells_who_waits(client: "redis.R
 # --- read -----------------------------------------------------------------------------------------
 
 
-def test_read_shows_orders_as_their_clients_see_them_and_nothing_of_what_is_not_whole(
+def test_read_shows_orders_as_their_clients_see_them_and_nothing_of_what_is_not_whole_or_not_theirs(
     client: "redis.Redis",
 ) -> None:
-    client.hset(keys.order("a"), mapping={"document": '{"id":"a"}', "status": "queued", "updated_at": 1})
-    client.hset(
-        keys.order("b"), mapping={"document": "2", "status": "rejected", "updated_at": 3, "reason": "{}"}
-    )
-    client.hset(
-        keys.order("c"), mapping={"document": "2", "status": "queued", "updated_at": 3, "cancel": "1"}
-    )
-    client.hset(
-        keys.order("d"), mapping={"document": "2", "status": "confirmed", "updated_at": 3, "reason": ""}
-    )
-    client.hset(keys.order("torn"), mapping={"document": "2", "updated_at": 3})
+    records: dict[str, dict[str, Any]] = {
+        "a": {"document": '{"id":"a"}', "status": "queued", "updated_at": 1},
+        "b": {"document": "2", "status": "rejected", "updated_at": 3, "reason": "{}"},
+        "c": {"document": "2", "status": "queued", "updated_at": 3, "cancel": "1"},
+        "d": {"document": "2", "status": "confirmed", "updated_at": 3, "reason": ""},
+        "torn": {"document": "2", "updated_at": 3},
+        "foreign": {"document": "2", "status": "confirmed", "updated_at": 3, "client": "another"},
+    }
+    for name, record in records.items():
+        client.hset(keys.order(name), mapping={"client": "shop", **record})
+    names = [keys.order(name) for name in (*records, "missing")]
 
-    replies = scripts.run(
-        client, "read", [keys.order(each) for each in ("a", "b", "c", "d", "torn", "e")], []
-    )
+    replies = scripts.run(client, "read", names, ["shop"] * len(names))
 
     assert replies == [
         [{"id": "a"}, "queued", None, 1, False],
         [2, "rejected", {}, 3, False],
         [2, "queued", None, 3, True],
         [2, "confirmed", None, 3, False],
+        None,
         None,
         None,
     ]

@@ -38,6 +38,9 @@ def in_a_web_process(
             await results.close()
             await intake.close()
             await stores.order_database.close()
+            await stores.web_database.close()
+            await stores.web_redis().aclose()
+            stores.web_redis.cache_clear()  # its pool belongs to this event loop
 
     return run(told())
 
@@ -198,7 +201,7 @@ def test_a_line_to_redis_survives_what_happens_to_redis(
     line = RedisLine()
 
     async def read() -> str:
-        ((document, *_),) = await scripts.run_async(line, "read", [keys.order(order.id)], [])
+        ((document, *_),) = await scripts.run_async(line, "read", [keys.order(order.id)], [order.client])
         return str(document)
 
     async def story() -> tuple[str, str]:

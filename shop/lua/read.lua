@@ -1,11 +1,15 @@
--- Reads orders as clients see them.
+-- Reads orders as clients see them. Whoever asks for another client's order is answered at the cost of one that is not there.
 --
 -- KEYS order records
+-- ARGV per order: client that asks
 -- REPLY JSON, per order: [document, status, reason or null, updated at ms, whether it is to be cancelled], or null
 local replies = {}
 for at, record in ipairs(KEYS) do
-  local document, status, reason, updated_at, cancel =
-    unpack(redis.call('HMGET', record, 'document', 'status', 'reason', 'updated_at', 'cancel'))
+  local document, status, reason, updated_at, cancel
+  if redis.call('HGET', record, 'client') == ARGV[at] then
+    document, status, reason, updated_at, cancel =
+      unpack(redis.call('HMGET', record, 'document', 'status', 'reason', 'updated_at', 'cancel'))
+  end
   local reply = 'null'
   if document and status and updated_at then
     if not reason or reason == '' then reason = 'null' end
