@@ -119,7 +119,7 @@ SPECS: Final = (
         meaning="open reservations: order id to [token, taken at ms, sku, units, sku, units, ...]",
     ),
     KeySpec(
-        pattern="rate:*", type="string", lifetime_s=60, owner="shop.intake", meaning="a client's token bucket"
+        pattern="rate:*", type="string", lifetime_s=2, owner="shop.intake", meaning="a client's token bucket"
     ),
     KeySpec(
         pattern="api_key:*",

@@ -24,6 +24,7 @@ COMPARE_BATCH = 1_000
 LOCK_WAIT_S = 6.0
 #: An order open for longer than this is told.
 OVERDUE_MS = 120_000
+JUST_DONE_MS = 30_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,16 @@ class Report:
             f"{self.skus} SKUs compared, {self.open_orders} orders in flight, "
             f"{len(self.differences)} differences, {unmended} left"
         )
+
+
+def was_just_done(client: TextRedis, now_ms: int) -> bool:
+    """Whether there is a verdict of the last half minute: wishes for one pile up while no worker runs."""
+    with store_faults():
+        last = client.get(keys.LAST_RECONCILE)
+    try:
+        return 0 <= now_ms - int(json.loads(last)["at_ms"]) < JUST_DONE_MS
+    except (TypeError, ValueError, KeyError):
+        return False
 
 
 def reconcile(

@@ -27,6 +27,8 @@ CANCEL_AFTER_MS = 5_000
 #: A reservation of no open order and so old belongs to a movement whose process died.
 ORPHAN_AFTER_MS = 30_000
 HEARTBEAT_TTL_S = 30
+#: How far a moment may lie beyond what this process's clock could have set, before it is taken for another clock's.
+CLOCK_SLACK_MS = 5_000
 
 _document = msgspec.json.Decoder(Order)
 
@@ -34,6 +36,7 @@ _document = msgspec.json.Decoder(Order)
 def sweep(client: TextRedis) -> dict[str, int]:
     """One sweep: how many orders were enqueued again, cancelled, and reservations closed. Raises `StoreUnavailable`."""
     now_ms = int(time.time() * 1000)
+    mind_clocks(client, now_ms)
     found = {
         "enqueued": enqueue_due(client, now_ms),
         "cancelled": cancel_overdue(client, now_ms),
@@ -46,6 +49,25 @@ def sweep(client: TextRedis) -> dict[str, int]:
     if any(found.values()):
         log.info("swept", **found)
     return found
+
+
+def was_just_here(client: TextRedis) -> bool:
+    """Whether a sweep has ended within the last second: wishes for sweeps pile up while no worker runs."""
+    with store_faults():
+        left_ms: int = client.pttl(keys.SWEEPER_HEARTBEAT)
+    return left_ms > (HEARTBEAT_TTL_S - 1) * 1000
+
+
+def mind_clocks(client: TextRedis, now_ms: int) -> None:
+    """Bring near what a process whose clock is ahead, or ours before it was set back, put hours ahead in the journals."""
+    with store_faults():
+        for journal, latest_ms in (
+            (keys.OPEN_ORDERS, now_ms + settings.SWEEP_AFTER_MS),
+            (keys.CANCELLATIONS, now_ms),
+        ):
+            beyond = f"({latest_ms + CLOCK_SLACK_MS}"
+            for order_id in client.zrangebyscore(journal, beyond, "+inf", start=0, num=SWEEP_BATCH):
+                client.zadd(journal, {order_id: latest_ms}, xx=True)
 
 
 def enqueue_due(client: TextRedis, now_ms: int) -> int:

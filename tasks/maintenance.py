@@ -1,5 +1,6 @@
 """Housekeeping that the scheduler asks for: nothing here is needed for an order that meets no fault."""
 
+import time
 from typing import Any
 
 import structlog
@@ -21,9 +22,9 @@ def look_at_redis(**_: Any) -> None:
 
 @app.task(name="tasks.maintenance.sweep")
 def sweep() -> dict[str, int]:
-    """Find what got stuck and set it going again. Returns how many of each kind."""
+    """Find what got stuck and set it going again. Returns how many of each kind; nothing where that was done just now."""
     try:
-        return sweeper.sweep(redis_client())
+        return {} if sweeper.was_just_here(redis_client()) else sweeper.sweep(redis_client())
     except StoreUnavailable as away:
         log.warning("sweep put off", reason=str(away))
         return {}
@@ -33,6 +34,8 @@ def sweep() -> dict[str, int]:
 def reconcile() -> str:
     """Compare Redis with PostgreSQL and mend what has a known cause. Returns the verdict in a line."""
     try:
+        if reconciliation.was_just_done(redis_client(), int(time.time() * 1000)):
+            return "done just now"
         return reconciliation.reconcile(redis_client(), repair=True).summary()
     except StoreUnavailable as away:
         log.warning("reconcile put off", reason=str(away))

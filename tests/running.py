@@ -50,6 +50,7 @@ class System:
         self.folder = folder
         self.env = dict(env or {})
         self.web_options = web_options
+        self.worker_app = "workers.app"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.api_key = ""
@@ -100,7 +101,7 @@ class System:
         from shop.stores import redis_client
 
         name = f"worker-{uuid.uuid4().hex[:6]}@tests"
-        argv = ["celery", "-A", "workers.app", "worker", "-n", name, "--concurrency", "4", "-l", "WARNING"]
+        argv = ["celery", "-A", self.worker_app, "worker", "-n", name, "--concurrency", "4", "-l", "WARNING"]
         return argv, lambda: redis_client().exists(f"heartbeat:worker:{name}")
 
     def _scheduler(self) -> tuple[list[str], Any]:

@@ -12,7 +12,7 @@ import redis
 from django.db import connection
 
 from shop import fulfilment, scripts, stores
-from tests import test_books, test_fulfilment, test_lua, test_oracles, test_sweeper
+from tests import test_books, test_clocks, test_fulfilment, test_lua, test_oracles, test_sweeper
 
 Watch = Callable[..., None]
 
@@ -180,6 +180,13 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         test_books.test_the_books_refuse_a_sku_that_does_not_exist,
     ),
     (
+        "no bucket stays empty when Redis's clock was set back",
+        "accept.lua",
+        "if until_full > 1000 then until_full = 0 end",
+        "",
+        test_clocks.test_a_bucket_that_a_clock_filled_for_hours_counts_as_full,
+    ),
+    (
         "Redis does no more for a foreign order than for an unknown one",
         "read.lua",
         "if redis.call('HGET', record, 'client') == ARGV[at] then",
@@ -296,3 +303,14 @@ def test_without_its_eye_on_the_head_of_the_line_the_sweeper_enqueues_all_that_w
 
     with pytest.raises(AssertionError):
         test_sweeper.test_orders_that_merely_wait_in_a_long_line_are_not_enqueued_again(client)
+
+
+def test_without_its_eye_on_the_clocks_the_sweeper_leaves_lost_orders_for_hours(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shop import sweeper
+
+    monkeypatch.setattr(sweeper, "mind_clocks", lambda *_: None)
+
+    with pytest.raises(AssertionError):
+        test_clocks.test_a_lost_order_of_a_web_process_whose_clock_is_ahead_is_found_in_time(client)

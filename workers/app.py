@@ -23,6 +23,8 @@ VISIBILITY_TIMEOUT_S = 15
 TASK_SOFT_LIMIT_S = 10
 TASK_HARD_LIMIT_S = 12
 
+DAY_S = 86_400
+
 #: Messages in hand, fetched and not acknowledged, for each process of the pool.
 PREFETCH_PER_PROCESS = 128
 
@@ -76,9 +78,11 @@ app.conf.update(
         "retry_on_timeout": True,
         "health_check_interval": 10,
     },
+    # Celery compares the scheduler's clock with the worker's: with a short expiry a few seconds between them would end all
+    # housekeeping, and without one what piles up while no worker runs would never be thrown away.
     beat_schedule={
-        "sweep": {"task": "tasks.maintenance.sweep", "schedule": 2.0, "options": {"expires": 10}},
-        "reconcile": {"task": "tasks.maintenance.reconcile", "schedule": 60.0, "options": {"expires": 60}},
+        "sweep": {"task": "tasks.maintenance.sweep", "schedule": 2.0, "options": {"expires": DAY_S}},
+        "reconcile": {"task": "tasks.maintenance.reconcile", "schedule": 60.0, "options": {"expires": DAY_S}},
     },
     beat_max_loop_interval=5,
 )

@@ -7,17 +7,22 @@
 -- REPLY JSON, per order: {'accepted'} | {'replayed', id} | {'reused', id} | {'lost', id} | {'rate_limited', wait ms} | {'queue_full'}
 --   'lost': the key stands for another id whose record is gone; the caller asks again under that id.
 local call = redis.call
-local now, ttl, queue_limit, rate, sweep_at = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local ttl, queue_limit, rate, sweep_at = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local waiting = call('ZCARD', KEYS[1])
 
--- Token bucket as one number: the time at which the bucket would be full again (GCRA, ITU-T I.371). One second of burst.
+-- Token bucket as one number: how long it takes, in ms, until the bucket is full again (GCRA, ITU-T I.371). One second of burst.
+-- The key lives for as long, by Redis's clock alone: web processes whose clocks differ share one bucket. Its value is what the
+-- key's life was rounded up by.
 local function over_rate(bucket)
   if rate == 0 then return false end
-  local full_at = math.max(tonumber(call('GET', bucket) or '0'), now)
-  local next_full_at = full_at + 1000 / rate
-  local excess = next_full_at - now - 1000
+  local left = call('PTTL', bucket)
+  local until_full = left > 0 and left - tonumber(call('GET', bucket) or '0') or 0
+  if until_full > 1000 then until_full = 0 end  -- no bucket is: Redis's clock was set back
+  local next_until_full = math.max(until_full, 0) + 1000 / rate
+  local excess = next_until_full - 1000
   if excess > 0.001 then return math.ceil(excess) end
-  call('SET', bucket, string.format('%.3f', next_full_at), 'PX', 2000)
+  local life = math.ceil(next_until_full)
+  call('SET', bucket, string.format('%.3f', life - next_until_full), 'PX', life)
   return false
 end
 

@@ -132,7 +132,8 @@ def _answer(state: OrderState) -> OrderAnswer:
         customer=order.customer,
         reference=order.reference,
         created_at=_moment(order.accepted_at_ms),
-        updated_at=_moment(state.updated_at_ms),
+        # The clocks of a web process and a worker differ: nothing ends before it began.
+        updated_at=_moment(max(state.updated_at_ms, order.accepted_at_ms)),
         href=f"/api/v1/orders/{order.id}",
         reason=state.reason or msgspec.UNSET,
     )
