@@ -35,7 +35,7 @@ WAVES_MAX = 120
 #: A checkout of the release before, if there is one: then its processes take turns with those of this one.
 RELEASE_BEFORE = Path(os.environ.get("RELEASE_BEFORE", ".")).resolve()
 #: Requests that have to be repeated. The very first release cuts its clients' connections when it stops.
-TROUBLES_MAX = 3 if RELEASE_BEFORE == Path.cwd() else BUYERS * flash_sale.COPIES
+TROUBLES_MAX = 3 if Path.cwd() == RELEASE_BEFORE else BUYERS * flash_sale.COPIES
 
 
 class WatchedPool(Pool):
