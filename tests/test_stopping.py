@@ -23,7 +23,7 @@ from tests.running import Answer, System, frozen
 from workers.embedded import PostgresServer, RedisServer
 from workers.proc import descendants, is_running
 
-#: In what time each kind of process ends, whatever it has in hand; ARCHITECTURE.md tells it.
+#: In what time each kind of process ends; what was measured stands in ARCHITECTURE.md, Note [Stopping].
 WITHIN_S = {"web": 4.0, "worker": 8.0, "scheduler": 4.0}
 
 
