@@ -34,7 +34,7 @@ class Burst:
 
 
 def bursts(seed: int, faults: Sequence[Fault]) -> Iterator[Burst]:
-    """Without end: deck after deck of all kinds, each shuffled, dealt in bursts of one to four."""
+    """Without end: deck after deck of all kinds, each shuffled, dealt in bursts of one to six."""
     for deck in itertools.count():
         random = Random(f"{seed}/{deck}")
         turns = [(fault, seed + deck + number) for number, fault in enumerate(faults)]
@@ -43,11 +43,11 @@ def bursts(seed: int, faults: Sequence[Fault]) -> Iterator[Burst]:
         while kinds:
             together = [kinds.pop()]
             is_measured = _is_measured(*together[0])
-            size = 1 if is_measured else random.choices((1, 2, 3, 4), weights=(2, 2, 3, 2))[0]
+            size = 1 if is_measured else random.choices(range(1, 7), weights=(1, 2, 3, 3, 2, 2))[0]
             while kinds and len(together) < size and not _is_measured(*kinds[-1]):
                 together.append(kinds.pop())
             planned = [_plan(fault, random) for fault, _ in together]
-            yield Burst(planned=planned, is_measured=is_measured, pause_s=random.uniform(0.05, 0.4))
+            yield Burst(planned=planned, is_measured=is_measured, pause_s=random.uniform(0.05, 0.3))
 
 
 def _comes(turn: int) -> bool:
@@ -63,7 +63,7 @@ def _is_measured(fault: Fault, turn: int) -> bool:
 def _plan(fault: Fault, random: Random) -> Planned:
     return Planned(
         fault=fault,
-        after_s=random.uniform(0.0, 0.6),
+        after_s=random.uniform(0.0, 0.5),
         hold_s=random.uniform(*fault.hold_s),
         seed=f"{random.getrandbits(64):x}",
     )
