@@ -41,8 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         most=options.count,
         append_fsync=options.append_fsync,
     )
-    replay = f"make chaos MINUTES={options.minutes:g} SEED={plan.seed}"
-    _say(f"seed {plan.seed}; the same faults in the same order again: {replay}")
+    again = f"python -m tests.chaos --minutes {options.minutes:g} --seed {plan.seed} --clients {plan.clients}"
+    again += f" --append-fsync {plan.append_fsync}" + (f" --count {plan.most}" if plan.most else "")
+    if len(plan.faults) < len(CATALOGUE):
+        again += f" --faults {' '.join(options.faults)}"
+    _say(f"seed {plan.seed}; the same faults in the same order again: {again}")
     try:
         with tempfile.TemporaryDirectory(prefix="reserva-chaos-") as folder:
             return _run(plan, Path(folder), options.out)
