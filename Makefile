@@ -6,7 +6,7 @@ UV ?= $(BIN)/uv
 COMPILE := $(UV) pip compile --quiet --no-cache --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench chaos test lint format lock clean
+.PHONY: help setup up demo bench chaos model test lint format lock clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ bench: $(INSTALLED)  ## Measure it beside its baselines: QUICK=1 for 2 minutes, 
 
 chaos: $(INSTALLED)  ## Inject faults while clients order, then check every promise: MINUTES=10 SEED=n
 	@exec $(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+model: $(INSTALLED)  ## Search all that may happen in a model of the protocol (needs spin): QUICK=1 for seconds
+	@exec $(BIN)/python -m tests.model $(if $(QUICK),--quick)
 
 test: lint  ## Linters, type checker, import contracts and every test against real servers
 	$(BIN)/pytest
