@@ -20,7 +20,7 @@ from hiredis import pack_command
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ConstantBackoff, ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -138,6 +138,9 @@ _NOT_NOW = ("OOM", "LOADING", "MISCONF", "READONLY", "BUSY", "MASTERDOWN", "NORE
 
 def redis_is_away(error: RedisError) -> bool:
     """Whether an error is the store's state, not the request's fault."""
+    if isinstance(error, NoScriptError):
+        # It was told the script, and forgot it before it was to run it: SCRIPT FLUSH, or a new process.
+        return True
     if isinstance(error, ResponseError):
         return str(error).startswith(_NOT_NOW) or "OOM command not allowed" in str(error)
     return True
