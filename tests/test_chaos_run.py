@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 from typing import Final
 
+from tests.chaos import plots, report
 from tests.chaos.faults import CATALOGUE
 from tests.chaos.history import UNKNOWN
 from tests.chaos.run import Plan, Run
@@ -41,6 +42,12 @@ def test_everything_that_was_promised_holds_through_faults(tmp_path: Path) -> No
     assert sum(not one.missed for one in result.injections) >= len(KINDS) - 2
     assert any(one.outcome == UNKNOWN for one in result.operations)
     assert result.ended["confirmed"] > 100
+    data = report.as_data(plan, result)
+    assert "# Faults: GREEN" in report.render(data)
+    assert f"{sum(not one.missed for one in result.injections)} faults" in report.summed(
+        [data, data | {"faults": []}]
+    )
+    assert plots.draw(data, tmp_path / "timeline.svg").exists()
 
 
 def first(seed: int, number: int = 40) -> list[Burst]:

@@ -1,7 +1,7 @@
 """The system under faults: `manage.py up` against servers that are ours, with a fault proxy before each of them."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -109,9 +109,15 @@ class Site(Reserva):
             server.start()
 
     def reload(self, skus: Sequence[str]) -> None:
-        """Load counters of SKUs from PostgreSQL again, as the operator does. Differences that are left are no error here."""
-        with suppress(PartFailedError):
+        """Load counters of SKUs from PostgreSQL again, as the operator does. Raises OSError where a store is away.
+
+        Differences that are left, of other SKUs, are no error here.
+        """
+        try:
             self.manage("reconcile", "--reload", *skus)
+        except PartFailedError as failed:
+            if "SKUs compared" not in str(failed):
+                raise OSError(f"nothing was loaded: {failed}") from failed
 
     @property
     def web_log(self) -> str:
