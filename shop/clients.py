@@ -8,6 +8,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 from django.utils import timezone
@@ -115,7 +116,7 @@ async def _looked_up(digested: str, deadline: float | None) -> Client | None:
     client = await _books.ask(digested, deadline)
     if packed is not None or client is None:
         return None
-    with store_faults():
+    with suppress(StoreUnavailable), store_faults():
         await web_redis().set(keys.api_key(digested), _packed(client.name, client.scopes, False), nx=True)
     return client
 

@@ -142,7 +142,9 @@ def redis_is_away(error: RedisError) -> bool:
         # It was told the script, and forgot it before it was to run it: SCRIPT FLUSH, or a new process.
         return True
     if isinstance(error, ResponseError):
-        return str(error).startswith(_NOT_NOW) or "OOM command not allowed" in str(error)
+        # redis-py takes the word off the text of an error that it has a class for.
+        word = str(getattr(error, "status_code", None) or error)
+        return word.startswith(_NOT_NOW) or "OOM command not allowed" in str(error)
     return True
 
 

@@ -2,13 +2,24 @@
 
 import time
 import uuid
+from collections.abc import Iterator
 
 import pytest
 import redis
 
 from shop import clients, keys
+from shop.stores import StoreUnavailable, store_faults
 from tests.builders import wait_until
 from tests.running import System
+
+
+@pytest.fixture
+def full_redis() -> Iterator["redis.Redis"]:
+    """A Redis at its memory limit."""
+    client = clients.redis_client()
+    client.config_set("maxmemory", "1mb")
+    yield client
+    client.config_set("maxmemory", 0)
 
 
 def test_a_key_revoked_while_it_is_being_published_stays_revoked(
@@ -52,6 +63,22 @@ def test_a_key_that_redis_forgot_is_found_in_the_books(system: System) -> None:
 
     assert system.send("GET", "/api/v1/products", api_key=key).status == 200
     assert clients.redis_client().exists(keys.api_key(clients.digest(key)))
+
+
+def test_a_key_that_redis_has_no_room_for_is_good(system: System, full_redis: "redis.Redis") -> None:
+    name = f"client-{uuid.uuid4().hex[:8]}"
+    full_redis.config_set("maxmemory", 0)
+    key = clients.create_key(name, ["orders"])
+    full_redis.delete(keys.api_key(clients.digest(key)))
+    full_redis.config_set("maxmemory", "1mb")
+
+    assert system.send("GET", "/api/v1/products", api_key=key).status == 200
+    assert not full_redis.exists(keys.api_key(clients.digest(key)))
+
+
+def test_a_redis_without_room_is_a_store_that_is_away(full_redis: "redis.Redis") -> None:
+    with pytest.raises(StoreUnavailable), store_faults():
+        full_redis.set("anything", "at all")
 
 
 def test_keys_are_stored_hashed(client: "redis.Redis") -> None:
