@@ -17,7 +17,7 @@ MEMORY_MB: Final = 4_000
 PATIENCE_S: Final = 900
 
 #: Nothing is remembered by a hash alone: every search is a full one.
-_COMPILE: Final = ("-O2", "-w", "-DVECTORSZ=256", f"-DMEMLIM={MEMORY_MB}")
+_COMPILE: Final = ("-w", "-DVECTORSZ=256", f"-DMEMLIM={MEMORY_MB}")
 _FAIR_CYCLES: Final = ("-DCOLLAPSE", "-DNFAIR=3")
 _BAD_STATES: Final = ("-DCOLLAPSE", "-DSAFETY", "-DNOCLAIM")
 #: Breadth first, so that what goes wrong is told in as few steps as there can be.
@@ -52,7 +52,9 @@ def search(wanted: Search, folder: Path) -> Found:
     kind = (
         _FAIR_CYCLES if wanted.liveness else _BAD_STATES if wanted.expected == HOLDS else _NEAREST_BAD_STATE
     )
-    _run(["cc", *_COMPILE, *kind, "-o", "pan", "pan.c"], folder)
+    # A small search takes less time than a compiler that optimises.
+    optimise = "-O0" if wanted.quick else "-O2"
+    _run(["cc", optimise, *_COMPILE, *kind, "-o", "pan", "pan.c"], folder)
     began = time.monotonic()
     report = _run(["./pan", *(("-a", "-f") if wanted.liveness else ()), f"-m{DEPTH}"], folder)
     seconds = time.monotonic() - began
