@@ -14,10 +14,11 @@ import redis
 from celery.events.state import State
 from celery.exceptions import SoftTimeLimitExceeded
 
+from shop.stores import redis_client
 from tasks.orders import fulfil_order
 from tests.builders import wait_until
 from tests.crews import SOON_S, Worker, a_busy_crew, in_hand, of, wait_for_all, wait_in_line, what_is_told
-from tests.errands import SOON_OVERDUE, STOCK, Diary, an_app, app, send, some
+from tests.errands import QUEUES, SOON_OVERDUE, STOCK, Diary, an_app, app, send, some
 from workers.batching import Unhandled, pool_turn, run_batch
 from workers.embedded import RedisServer
 
@@ -25,11 +26,16 @@ from workers.embedded import RedisServer
 @pytest.fixture(scope="module")
 def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """A worker with one process, shared by tests that leave it in peace."""
-    from shop.stores import redis_client
-
     redis_client().flushdb()
     with Worker(tmp_path_factory.mktemp("crew"), "-Q", "errands") as worker:
         yield worker
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_over() -> Iterator[None]:
+    """Workers are killed here, and what they had done but not acknowledged yet would come again in a later test."""
+    yield
+    redis_client().delete("unacked", "unacked_index", *QUEUES)
 
 
 # --- together ------------------------------------------------------------------------------------
