@@ -374,24 +374,38 @@ def test_only_a_rollback_may_bring_back_an_order_that_was_cancelled(
 @pytest.mark.parametrize(
     ("losses", "blind", "wrong"),
     [
-        pytest.param((FORGOTTEN,), ((7.5, 8.5),), 0, id="Redis had lost it, PostgreSQL was away"),
-        pytest.param((FORGOTTEN,), ((9.0, 9.5),), 1, id="PostgreSQL was there"),
-        pytest.param((), ((7.5, 8.5),), 1, id="Redis had lost nothing"),
+        pytest.param((FORGOTTEN,), ((39.5, 40.5),), 0, id="Redis had lost it, PostgreSQL was away"),
+        pytest.param((FORGOTTEN,), ((41.0, 41.5),), 1, id="PostgreSQL was there"),
+        pytest.param((), ((39.5, 40.5),), 1, id="Redis had lost nothing"),
         pytest.param(
-            (replace(FORGOTTEN, touched=frozenset()),), ((7.5, 8.5),), 1, id="Redis had not lost this one"
+            (replace(FORGOTTEN, touched=frozenset()),), ((39.5, 40.5),), 1, id="Redis had not lost this one"
         ),
         pytest.param(
-            (replace(FORGOTTEN, began=0.5, ended=0.6),), ((7.5, 8.5),), 1, id="Redis had lost it before"
+            (replace(FORGOTTEN, began=0.5, ended=0.6),), ((39.5, 40.5),), 1, id="Redis had lost it before"
         ),
     ],
 )
-@pytest.mark.parametrize("later", [placed(at=8.0), placed(units=4, at=8.0)], ids=["again", "another order"])
+@pytest.mark.parametrize("later", [placed(at=40.0), placed(units=4, at=40.0)], ids=["again", "another order"])
 def test_only_where_nobody_could_know_of_an_order_may_its_key_be_taken_for_a_new_one(
     later: Operation, losses: tuple[Loss, ...], blind: tuple[tuple[float, float], ...], wrong: int
 ) -> None:
     found = {violation.check for violation in checker.check(case(later, losses=losses, blind=blind))}
 
     assert bool(found) == bool(wrong)
+
+
+@pytest.mark.parametrize(
+    ("at", "blind", "wrong"),
+    [
+        pytest.param(8.0, ((7.5, 8.5),), 0, id="its worker may have died before it was published"),
+        pytest.param(8.0, ((9.0, 9.5),), 2, id="PostgreSQL could be asked"),
+        pytest.param(40.0, ((39.5, 40.5),), 2, id="it was published long ago"),
+    ],
+)
+def test_only_an_end_that_was_not_published_yet_may_go_out_of_sight(
+    at: float, blind: tuple[tuple[float, float], ...], wrong: int
+) -> None:
+    assert len(checker.check(case(polled("queued", at), blind=blind))) == wrong
 
 
 def test_an_error_that_was_asked_for_is_none() -> None:

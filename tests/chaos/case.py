@@ -2,10 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Final
 
 from tests.chaos.evidence import Evidence
 from tests.chaos.history import ENDED, OK, Operation
 from tests.chaos.losses import Loss
+
+#: Whoever takes over from a worker that died has published by then what it had decided.
+PUBLISHED_WITHIN_S: Final = 25.0
 
 
 class Case:
@@ -48,22 +52,24 @@ class Case:
 
     def may_be_taken_for_new(self, told: Operation) -> bool:
         """Whether nobody could know then that the order had ended: Redis had lost it, and PostgreSQL was away."""
-        is_blind = any(from_s <= told.end and told.start <= until_s for from_s, until_s in self.blind)
-        recorded = [
-            one.start
-            for one in self.accepted.get(told.id, ())
-            if one.state == "queued" and one.end < told.start
-        ]
-        if not is_blind or not recorded:
-            return False
-        # An order that was placed again is a new record; whoever asks for it later may see that one.
-        known_since = recorded[-1] if told.op == "order" else recorded[0]
-        return any(
-            loss.ended > known_since
+        before = [one.start for one in self.accepted.get(told.id, ()) if one.end < told.start]
+        return self._is_blind(told) and any(
+            loss.ended > min(before, default=told.end)
             and loss.began < told.end
             and (loss.touched is None or told.id in loss.touched)
             for loss in self.losses
         )
+
+    def may_be_unpublished(self, told: Operation) -> bool:
+        """Whether the order's end may not have been in Redis yet, its worker having died, and PostgreSQL was away."""
+        row = self.evidence.orders.get(told.id)
+        decided_at = row.committed_at if row else None
+        return (
+            self._is_blind(told) and decided_at is not None and told.start < decided_at + PUBLISHED_WITHIN_S
+        )
+
+    def _is_blind(self, told: Operation) -> bool:
+        return any(from_s <= told.end and told.start <= until_s for from_s, until_s in self.blind)
 
     def may_have_been_wished_anew(self, order_id: str) -> bool:
         """Whether the order was to be cancelled while it was taken for a new one; that end replaces one of no effect."""
