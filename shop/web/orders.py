@@ -17,6 +17,7 @@ from shop.intake import Accepted, QueueFull, RateLimited, Replayed, Reused
 from shop.results import OrderState
 from shop.web import metrics
 from shop.web.access import require
+from shop.web.gate import Gate
 from shop.web.http import Answer, Request
 from shop.web.parsing import parse_idempotency_key, parse_order, parse_prefer_wait
 from shop.web.problems import Kind, Problem, require_method
@@ -32,11 +33,18 @@ RETRY_AFTER = "1"
 #: How long the whole intake of an order may take, in seconds. The contract allows two.
 PATIENCE_S = 1.8
 
+gate = Gate()
+
 
 async def collection(request: Request) -> Answer:
     """`POST /api/v1/orders`"""
     require_method(request.method, "POST")
-    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    now = asyncio.get_running_loop().time()
+    with gate.passage(now):
+        return await _placed(request, now + PATIENCE_S)
+
+
+async def _placed(request: Request, deadline: float) -> Answer:
     client = await require(request, "orders", deadline)
     key = parse_idempotency_key(request.sent(b"idempotency-key"))
     asked = parse_order(request.body, request.header(b"content-type"), max_lines=_MAX_LINES)
@@ -68,6 +76,7 @@ async def collection(request: Request) -> Answer:
         case RateLimited(wait_ms):
             raise Problem(kind=Kind.RATE_LIMITED, headers={"Retry-After": str(-(-wait_ms // 1000))})
         case QueueFull():
+            gate.found_full(asyncio.get_running_loop().time())
             raise Problem(kind=Kind.QUEUE_FULL)
 
 

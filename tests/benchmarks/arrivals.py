@@ -26,7 +26,8 @@ class Followed:
     """What became of the arrivals.
 
     `latencies_s`: of the followed orders, from due to readable result. `lateness_s`: how much later than due the
-    requests went out; it is part of the latencies, and tells whether the generator kept up.
+    requests went out; it is part of the latencies, and tells whether the generator kept up. `refusals_s`: from sending to
+    an answer that is no 202. `seconds`: from the first request to the last.
     """
 
     latencies_s: Sequence[float]
@@ -34,6 +35,8 @@ class Followed:
     statuses: Counter[int]
     accepted: Sequence[str]
     cpu_s: float
+    refusals_s: Sequence[float]
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,8 @@ class Arrivals:
     ask: bytes
     follow_every: int = 1
     again_after_s: float = 0.0
+    #: Those who come when so many wait for an answer come late.
+    most_connections: int = 12_000
 
     def run(self) -> Followed:
         """Send all requests and wait for the results. Raises LoadFailed."""
@@ -59,6 +64,7 @@ class Arrivals:
 class _Order:
     due: float
     is_followed: bool
+    sent: float = 0.0
     asks: bytes = b""
     answer: bytes = b""
 
@@ -72,6 +78,8 @@ class _Run:
     later: list[tuple[float, int]] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     lateness: list[float] = field(default_factory=list)
+    refusals: list[float] = field(default_factory=list)
+    seconds: float = 0.0
     answers: list[bytes] = field(default_factory=list)
 
     def to_the_end(self) -> Followed:
@@ -90,6 +98,8 @@ class _Run:
             statuses=Counter(map(wire.status, self.answers)),
             accepted=[wire.order_id(a) for a in self.answers if wire.status(a) == ACCEPTED],
             cpu_s=cpu_s,
+            refusals_s=self.refusals,
+            seconds=self.seconds,
         )
 
     def _send_and_follow(self) -> None:
@@ -98,18 +108,23 @@ class _Run:
         heard_at = began
         while sent < total or self.busy:
             now = time.monotonic()
-            while sent < total and (due := began + sent / self.plan.per_second) <= now:
+            while sent < total and self._may_send() and (due := began + sent / self.plan.per_second) <= now:
                 self._post(self.plan.requests[sent], due, is_followed=sent % self.plan.follow_every == 0)
                 sent += 1
+                self.seconds = time.monotonic() - began
             while self.later and self.later[0][0] <= now:
                 _, number = heapq.heappop(self.later)
                 self.sockets[number].sendall(self.busy[number].asks)
-            if events := self._events(began + sent / self.plan.per_second if sent < total else None):
+            is_next = sent < total and self._may_send()
+            if events := self._events(began + sent / self.plan.per_second if is_next else None):
                 heard_at = time.monotonic()
                 for number, _ in events:
                     self._read(number, heard_at)
             elif self.busy and not self.later and time.monotonic() - heard_at > SILENCE_S:
                 raise LoadFailed(f"no answer for {SILENCE_S:g} s")
+
+    def _may_send(self) -> bool:
+        return bool(self.idle) or len(self.sockets) < self.plan.most_connections
 
     def _events(self, next_due: float | None) -> list[tuple[int, int]]:
         """What can be read, waited for until something else is due.
@@ -130,6 +145,7 @@ class _Run:
         connection = self.idle.pop()
         self.busy[connection.fileno()] = _Order(due, is_followed)
         connection.sendall(request)
+        self.busy[connection.fileno()].sent = time.monotonic()
         self.lateness.append(time.monotonic() - due)
 
     def _read(self, number: int, now: float) -> None:
@@ -147,6 +163,8 @@ class _Run:
         answer, order.answer = order.answer, b""
         if not order.asks:
             self.answers.append(answer)
+            if wire.status(answer) != ACCEPTED:
+                self.refusals.append(now - order.sent)
             if not order.is_followed or wire.status(answer) != ACCEPTED:
                 self._free(number)
                 return

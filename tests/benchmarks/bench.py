@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from tests.benchmarks import rounds, traffic
 from tests.benchmarks.latency import Latency
@@ -42,6 +42,7 @@ class Findings:
 
     rounds: list[Round] = field(default_factory=list)
     latency: list[Latency] = field(default_factory=list)
+    overload: list[Any] = field(default_factory=list)
     curves: dict[str, list[Point]] = field(default_factory=dict)
     memory_mib: dict[str, Mapping[str, float]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

@@ -104,13 +104,13 @@ def latencies(bench: Bench) -> None:
         if name in bench.running:
             _latency(bench, bench.running[name], "calm", CALM_PER_S)
     bench.stop_all_but([RESERVA])
-    busy_per_s = BUSY_SHARE * _maximum(bench)
+    busy_per_s = BUSY_SHARE * maximum(bench)
     system = bench.reserva(RESERVA)
     _latency(bench, system, "busy", busy_per_s, follow_every=BUSY_FOLLOWED)
     _latency(bench, system, "half of it, all followed", busy_per_s / 2)
 
 
-def _maximum(bench: Bench) -> float:
+def maximum(bench: Bench) -> float:
     """Orders/s that the rounds have shown; where there were none, of one round now."""
     rates = [
         one.orders_per_s

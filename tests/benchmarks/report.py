@@ -29,6 +29,7 @@ def render(data: Data) -> str:
         _head(data),
         _rounds(data),
         _latency(data),
+        _overload(data),
         _memory(data),
         *(_curve(name, points) for name, points in data["curves"].items()),
         _targets(data),
@@ -107,6 +108,21 @@ def _latency(data: Data) -> str:
         "",
     ]
     return section("POST to readable result", "open loop, counted from when each order was due", head, rows)
+
+
+def _overload(data: Data) -> str:
+    rows = [
+        [
+            one["limit"],
+            f"{one['times']} x",
+            *(f"{one[name]:,.0f}" for name in ("offered_per_s", "served_per_s", "refused")),
+            *(f"{one[name]:,.1f}" for name in ("refusal_p50_ms", "refusal_p99_ms")),
+            f"{one['recovery_s']:.2f}",
+        ]
+        for one in data["overload"]
+    ]
+    head = ["limit", "load", "offered/s", "served/s", "refused", "refusal p50 ms", "p99 ms", "recovered in s"]
+    return _section("Overload", "recovered: a new order was accepted and had ended", head, rows)
 
 
 def _memory(data: Data) -> str:

@@ -28,6 +28,7 @@ def as_data(found: Findings, *, form: str) -> Data:
             for one in found.rounds
         ],
         "latency": [asdict(one) for one in found.latency],
+        "overload": [asdict(one) for one in found.overload],
         "curves": {name: [asdict(one) for one in points] for name, points in found.curves.items()},
         "memory_mib": found.memory_mib,
         "notes": found.notes,

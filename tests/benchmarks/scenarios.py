@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tests.benchmarks import bench, contest, growth, history, waiting
+from tests.benchmarks import bench, contest, growth, history, overload, waiting
 from tests.benchmarks.bench import Bench
 
 #: Of the real orders, the quick form takes the first so many.
@@ -43,8 +43,8 @@ GROWTH: Final[Mapping[str, Step]] = {
     "processes": Step(meaning="1, 2 and 4 workers and web processes", seconds=130, measure=growth.processes),
 }
 
-NAMES: Final = (*SIDE_BY_SIDE, "latency", "scarce", "orders", *GROWTH)
-QUICK: Final = tuple(name for name in NAMES if name not in {"tuned", *GROWTH})
+NAMES: Final = (*SIDE_BY_SIDE, "latency", "scarce", "overload", "orders", *GROWTH)
+QUICK: Final = tuple(name for name in NAMES if name not in {"tuned", "overload", *GROWTH})
 
 
 def described() -> str:
@@ -53,6 +53,7 @@ def described() -> str:
         **SIDE_BY_SIDE,
         "latency": "from POST to readable result at 50/s and at 70 % of the maximum",
         "scarce": "more buyers than units of one SKU; each unit must be sold, and none twice",
+        "overload": "once and ten times what a rate limit or a queue limit lets through (full form)",
         "orders": "real orders, where --orders names a file",
         **{name: f"{step.meaning} (full form)" for name, step in GROWTH.items()},
     }
@@ -86,6 +87,9 @@ def _steps(
         yield "latency", Step(seconds=seconds, measure=contest.latencies, needs=contest.SYSTEMS)
     if "scarce" in wanted:
         yield "scarce", Step(seconds=3, measure=contest.scarce, needs=(contest.RESERVA,))
+    if "overload" in wanted:
+        seconds = 2 * len(overload.TIMES) * (on.pace.steady_s + 10)
+        yield "overload", Step(seconds=seconds, measure=overload.overload, needs=(contest.RESERVA,))
     if "orders" in wanted and orders:
         first, times = (QUICK_SALES, 1) if on.pace is bench.QUICK else (None, HISTORIES)
         replay = partial(history.run, file=orders, first=first, times=times)

@@ -1,0 +1,38 @@
+"""Keeping out what can't be served: an order that is refused at once costs a fifth of one that is refused after all."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from shop.web.problems import Kind, Problem
+
+
+class Gate:
+    """Counts the orders that one process takes in at the moment. Moments are those of the event loop."""
+
+    #: So many wait for a second or so: more would wait to their deadline, and be refused though they may have been accepted.
+    MOST: Final = 1_500
+    #: So few may always ask whether the queue is still full, and get answers to keys that were used before.
+    FEW: Final = 64
+    FULL_FOR_S: Final = 0.1
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self._full_until = 0.0
+
+    @contextmanager
+    def passage(self, now: float) -> Iterator[None]:
+        """Take in an order for as long as the block lasts. Raises `Problem` where it would only keep others waiting."""
+        if self.inside >= self.MOST:
+            raise Problem(kind=Kind.UNAVAILABLE)
+        if self.inside >= self.FEW and now < self._full_until:
+            raise Problem(kind=Kind.QUEUE_FULL)
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+    def found_full(self, now: float) -> None:
+        """Take note that the queue is over its limit."""
+        self._full_until = now + self.FULL_FOR_S

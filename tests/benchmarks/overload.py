@@ -1,0 +1,109 @@
+"""More orders than may be served: how many are served all the same, how fast others are refused, and what comes after."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from tests.benchmarks import contest, traffic, wire
+from tests.benchmarks.arrivals import ID_PLACE, Arrivals, Followed, percentile
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.load import ACCEPTED, run_apart
+from tests.benchmarks.reserva import Reserva
+from tests.benchmarks.systems import ask, unless, wait_until
+
+TIMES: Final = (1, 10)
+#: Orders per second that a client may place, where the rate is limited.
+RATE: Final = 200
+#: Orders that may wait, where the queue is limited: about half a second of work.
+QUEUE: Final = 1_500
+#: Clients at a time. The generator shares two cores with the system: ten times of what workers can do is more than it can
+#: send, so what was offered is told as measured.
+CLIENTS: Final = 1_000
+REFUSALS: Final = {429, 503}
+DRAINED_WITHIN_S: Final = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overload:
+    """What was measured under so many times the load that may be served.
+
+    `recovery_s`: from the last request of the load until an order sent then was accepted and could be read as ended.
+    """
+
+    limit: str
+    times: int
+    offered_per_s: float
+    served_per_s: float
+    refused: int
+    refusal_p50_ms: float
+    refusal_p99_ms: float
+    recovery_s: float
+
+
+def overload(bench: Bench) -> None:
+    """A client over its rate; and all clients over what workers can do."""
+    limited = bench.reserva("overload, rate", ORDER_RATE_LIMIT=str(RATE))
+    for times in TIMES:
+        _measure(bench, limited, "rate", times, RATE)
+    bench.stop(limited.name)
+    most = contest.maximum(bench)
+    bench.stop_all_but([])
+    limited = bench.reserva("overload, queue", QUEUE_LIMIT=str(QUEUE))
+    for times in TIMES:
+        _measure(bench, limited, "queue", times, most)
+    bench.stop(limited.name)
+
+
+def _measure(bench: Bench, system: Reserva, limit: str, times: int, can_serve_per_s: float) -> None:
+    seconds = bench.pace.steady_s
+    tag = bench.tag()
+    orders = traffic.spread()(round(can_serve_per_s * times * seconds))
+    requests = [system.post(f"{tag}-{number}", order) for number, order in enumerate(orders)]
+    before = system.snapshot(list(traffic.on_sale()))
+    plan = Arrivals(
+        address=system.address,
+        requests=requests,
+        per_second=can_serve_per_s * times,
+        ask=system.get(ID_PLACE.decode(), wait_s=0),
+        follow_every=len(requests) + 1,
+        most_connections=CLIENTS,
+    )
+    found: Followed = run_apart(plan)
+    waiting = system.waiting()
+    after, recovery_s = _recovery(system, tag)
+    wait_until(lambda: not system.waiting(), within_s=DRAINED_WITHIN_S, what="the end of all orders")
+    told = Overload(
+        limit=limit,
+        times=times,
+        offered_per_s=len(requests) / found.seconds,
+        served_per_s=(len(found.accepted) - waiting) / found.seconds,
+        refused=len(found.refusals_s),
+        refusal_p50_ms=_ms(found.refusals_s, 0.5),
+        refusal_p99_ms=_ms(found.refusals_s, 0.99),
+        recovery_s=recovery_s,
+    )
+    bench.found.overload.append(told)
+    odd = set(found.statuses) - REFUSALS - {ACCEPTED}
+    faults = [*unless(not odd, f"answers {odd}"), *system.faults(before, [*found.accepted, after])]
+    bench.wrong(f"overload, {limit}, {times} times", faults)
+    bench.say(
+        f"{limit} limit, {times} times: offered {told.offered_per_s:,.0f}/s, served {told.served_per_s:,.0f}/s, "
+        f"refused in p99 {told.refusal_p99_ms:,.1f} ms, recovered in {recovery_s:.2f} s"
+    )
+
+
+def _recovery(system: Reserva, tag: str) -> tuple[str, float]:
+    """The id of an order placed now, over and over until it is accepted, and how long that took until its end."""
+    began = time.monotonic()
+    request = system.post(f"{tag}-after", traffic.hot(1)[0])
+    while wire.status(answer := ask(system.address, request)) != ACCEPTED:
+        if time.monotonic() - began > DRAINED_WITHIN_S:
+            raise TimeoutError("no order was accepted any more")
+    order_id = wire.order_id(answer)
+    ask(system.address, system.get(order_id, wait_s=30))
+    return order_id, time.monotonic() - began
+
+
+def _ms(seconds: Sequence[float], share: float) -> float:
+    return 1000 * percentile(seconds, share) if seconds else 0.0
