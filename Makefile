@@ -6,7 +6,7 @@ UV ?= $(BIN)/uv
 COMPILE := $(UV) pip compile --quiet --no-cache --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench chaos model test lint format lock clean
+.PHONY: help setup up demo bench chaos model test lint format lock audit clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,11 @@ lock:  ## Resolve pyproject.toml anew (needs uv: UV=/path/to/uv)
 	$(COMPILE) --output-file requirements.lock pyproject.toml
 	$(COMPILE) --extra embedded --extra test --extra plots --constraint requirements.lock \
 		--output-file requirements-dev.lock pyproject.toml
+
+audit: $(INSTALLED)  ## Ask a public list of vulnerabilities about every locked package (needs the internet)
+	$(BIN)/python -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	.venv/audit/bin/pip-audit --disable-pip --requirement requirements-dev.lock
 
 clean:  ## Remove .venv and all caches; the data in .data stays
 	rm -rf .venv .*_cache .hypothesis .frontrun

@@ -26,7 +26,7 @@ RATE, SECONDS, QUEUE = 40, 4, 20
 
 
 def arrivals(system: System, per_second: int, sku: str, api_key: str = "") -> Arrivals:
-    """Orders for one unit each, on schedule whatever the system answers; none is asked for afterwards."""
+    """Orders for one unit each, on schedule whatever the system answers; only the first one is asked for afterwards."""
     address = ("127.0.0.1", system.port)
     headers = {"Authorization": f"Bearer {api_key or system.api_key}"}
     body = {"items": [{"sku": sku, "quantity": 1}]}
@@ -40,7 +40,7 @@ def arrivals(system: System, per_second: int, sku: str, api_key: str = "") -> Ar
         address=address,
         requests=requests,
         per_second=per_second,
-        ask=ID_PLACE,
+        ask=wire.request("GET", f"/api/v1/orders/{ID_PLACE.decode()}", address, headers),
         follow_every=len(requests) + 1,
         most_connections=400,
     )
