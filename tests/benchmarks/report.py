@@ -122,7 +122,7 @@ def _overload(data: Data) -> str:
         for one in data["overload"]
     ]
     head = ["limit", "load", "offered/s", "served/s", "refused", "refusal p50 ms", "p99 ms", "recovered in s"]
-    return _section("Overload", "recovered: a new order was accepted and had ended", head, rows)
+    return section("Overload", "recovered: a new order was accepted and had ended", head, rows)
 
 
 def _memory(data: Data) -> str:
