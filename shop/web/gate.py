@@ -1,4 +1,4 @@
-"""Keeping out what can't be served: an order that is refused at once costs a fifth of one that is refused after all."""
+"""Keeping out what can't be served: whoever would only wait is refused before anything is read or asked for it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
