@@ -41,6 +41,11 @@ class _Record(msgspec.Struct, frozen=True, array_like=True):
     cancelling: bool
 
     @property
+    def may_be_old(self) -> bool:
+        """Whether the books may have decided more than Redis has heard of."""
+        return self.status is Status.QUEUED or (self.status is Status.CONFIRMED and self.cancelling)
+
+    @property
     def state(self) -> OrderState:
         """The order as clients see it."""
         return OrderState(
@@ -76,7 +81,7 @@ async def _read(asked: Sequence[_Asked]) -> list[_Found]:
         records = await _in_redis(each_once)
     except StoreUnavailable as error:
         away = error
-    unsure = [each for each in each_once if each not in records or records[each].status is Status.QUEUED]
+    unsure = [each for each in each_once if each not in records or records[each].may_be_old]
     try:
         if unsure:
             books = await _in_books(unsure)
@@ -90,7 +95,7 @@ def _judged(record: _Record | None, booked: OrderState | None, away: StoreUnavai
     if record is None:
         return booked or away
     if booked and not (record.cancelling and booked.status in (Status.REJECTED, Status.FAILED)):
-        # Redis calls it queued, and whoever read the books while Redis was away may have seen more than Redis knows now.
+        # Whoever read the books while Redis was away may have seen more than Redis knows now.
         return booked
     return record.state
 

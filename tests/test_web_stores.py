@@ -13,11 +13,11 @@ import uvloop
 from django.conf import settings
 from django.db import connection
 
-from shop import intake, keys, results, scripts, stores
+from shop import books, fulfilment, intake, keys, results, scripts, stores
 from shop.domain import Order, Status
 from shop.results import OrderState, Settlements
 from shop.stores import RedisLine, StoreUnavailable, WebDatabase
-from tests.builders import accepted, an_order, wait_until
+from tests.builders import a_sku, accepted, an_order, wait_until
 from tests.chaos.proxy import FaultProxy
 from tests.running import frozen
 from workers.embedded import PostgresServer, RedisServer
@@ -274,6 +274,21 @@ def test_a_frozen_redis_is_given_up_and_what_it_answers_later_is_nobody_s_reply(
         return await results.find(other.id, "shop")
 
     assert in_a_web_process(story).order == other
+
+
+def test_a_cancellation_that_redis_has_not_heard_of_is_not_taken_back(client: "redis.Redis") -> None:
+    (order,) = accepted(client, an_order((a_sku(stock=1), 1)))
+    fulfilment.fulfil([order], client=client)
+    names = [keys.order(order.id), keys.CANCELLATIONS, ""]
+    scripts.run(client, "request_cancel", names, [order.id, order.client, 1, "", ""])
+    books.cancel(order.id, undecided=False)  # and its worker dies
+
+    async def story() -> OrderState | None:
+        return await results.find(order.id, order.client)
+
+    connection.close()
+    assert client.hget(keys.order(order.id), "status") == Status.CONFIRMED
+    assert in_a_web_process(story).status is Status.CANCELLED
 
 
 # --- waiting for a result ---------------------------------------------------------------------------------

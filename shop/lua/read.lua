@@ -9,6 +9,8 @@ for at, record in ipairs(KEYS) do
   if redis.call('HGET', record, 'client') == ARGV[at] then
     document, status, reason, updated_at, cancel =
       unpack(redis.call('HMGET', record, 'document', 'status', 'reason', 'updated_at', 'cancel'))
+    -- A queued order carries the wish itself.
+    if status == 'confirmed' then cancel = redis.call('ZSCORE', 'orders:cancelling', string.sub(record, 7)) end
   end
   local reply = 'null'
   if document and status and updated_at then
