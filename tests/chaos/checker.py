@@ -206,9 +206,9 @@ def states_move_forward(case: Case) -> Found:
                     order_id, later
                 ):
                     continue
-                if later.state == "queued" and (
-                    case.may_be_taken_for_new(later) or case.may_be_unpublished(later)
-                ):
+                if later.state == "queued" and case.may_be_taken_for_new(later):
+                    continue
+                if later.state in ("queued", "confirmed") and case.may_be_unpublished(later):
                     continue
                 if (earlier.state, later.state) == _WISHED_ANEW and case.may_have_been_wished_anew(order_id):
                     continue
