@@ -8,7 +8,8 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 
 import django
@@ -68,6 +69,17 @@ def client() -> "redis.Redis":
 
     redis_client().flushdb()
     return redis_client()
+
+
+@pytest.fixture(params=["with locks", "without locks"])
+def locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Once with locks, once with none taken by orders, movements or reconcile: what a test asserts must not rely on them."""
+    from shop import fulfilment, stock
+
+    if request.param == "without locks":
+        monkeypatch.setattr(fulfilment, "Rules", partial(fulfilment.Rules, lock_ttl_ms=0))
+        monkeypatch.setattr(stock, "locks", lambda *_, **__: nullcontext())
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,19 @@
 """Arming fail points (`workers.fail_points`), seeing that somebody reached them, and what has to hold afterwards."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shop import keys, stock
+import pytest
+
+from shop import keys, queue, stock
 from shop.models import Order as OrderRow
 from shop.models import Product
 from shop.stores import redis_client
 from tests.builders import a_sku, assert_at_rest, free_in_redis, wait_until
-from tests.running import System
+from tests.running import Answer, System
 
 
 class FailPoints:
@@ -91,3 +93,21 @@ def assert_left(sku: str, units: int) -> None:
     product = Product.objects.get(sku=sku)
     assert (free_in_redis(client, sku), product.on_sale - product.confirmed) == (units, units)
     assert_at_rest(client)
+
+
+def interrupted(system: System, action: str, ask: Callable[[], Answer]) -> None:
+    """Ask something of a web process that dies or fails over it."""
+    if action == "kill":
+        with pytest.raises(OSError, match=r"closed|reset"):
+            ask()
+        started_again(system, "web")
+    else:
+        assert ask().status == 500
+
+
+def housekeeping(task: str) -> None:
+    """Let a worker do what the scheduler asks for now and then."""
+    # As if the last one were long ago: those that were asked for at the same time are done once.
+    redis_client().delete(keys.SWEEPER_HEARTBEAT, keys.LAST_RECONCILE)
+    message = queue.message(f"tasks.maintenance.{task}", str(uuid.uuid4()), queue=keys.MAINTENANCE_QUEUE)
+    redis_client().lpush(keys.MAINTENANCE_QUEUE, message)

@@ -113,6 +113,7 @@ def test_lines_that_repeat_a_sku_count_as_their_sum(client: "redis.Redis") -> No
     assert reason.lines == (LineShortage(sku, 11, 10),)
 
 
+@pytest.mark.usefixtures("locks")
 def test_opposite_lock_orders_end_without_deadlock(client: "redis.Redis") -> None:
     left, right = a_sku(stock=1000), a_sku(stock=1000)
     forth = accepted(client, *(an_order((left, 1), (right, 1)) for _ in range(40)))
@@ -130,11 +131,12 @@ def test_opposite_lock_orders_end_without_deadlock(client: "redis.Redis") -> Non
     assert_at_rest(client)
 
 
+@pytest.mark.usefixtures("locks")
 def test_the_same_order_given_to_many_workers_counts_once(client: "redis.Redis") -> None:
     sku = a_sku(stock=100)
     (order,) = accepted(client, an_order((sku, 7)))
 
-    at_once(*(lambda: fulfil([order], client=client, rules=NO_LOCKS) for _ in range(8)))
+    at_once(*(lambda: fulfil([order], client=client) for _ in range(8)))
 
     assert status_in_books(order) == "confirmed"
     assert free_in_redis(client, sku) == 93
@@ -204,6 +206,25 @@ def test_the_lock_is_held_from_reserving_until_the_commit_is_settled(
     assert client.get(keys.lock(sku)) is None
 
 
+def test_locks_that_are_switched_off_are_not_taken(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch, locks: str
+) -> None:
+    (order,) = accepted(client, an_order((sku := a_sku(stock=10), 1)))
+    record, holders = books.record, []
+
+    def look(decisions: list[Decision]) -> object:
+        holders.append(client.get(keys.lock(sku)))
+        return record(decisions)
+
+    monkeypatch.setattr(books, "record", look)
+
+    fulfil([order], client=client)
+    with stock.locks(client, "somebody", [sku], patience_s=1):
+        holders.append(client.get(keys.lock(sku)))
+
+    assert holders == ([order.id, "somebody"] if locks == "with locks" else [None, None])
+
+
 class Died(Exception):
     """Stands for a process that was killed: nothing after this point ran."""
 
@@ -256,6 +277,7 @@ def test_a_worker_that_wakes_up_after_the_order_ended_changes_nothing(
     assert_at_rest(client)
 
 
+@pytest.mark.usefixtures("locks")
 @pytest.mark.parametrize("lost", ["everything", "the reservation", "the counter", "the order record"])
 @pytest.mark.parametrize("step", ["before the decision", "after the decision"])
 def test_whatever_redis_loses_under_a_worker_the_books_stay_exact(
@@ -479,6 +501,7 @@ def test_a_read_only_postgresql_is_a_store_that_is_away(client: "redis.Redis") -
     assert fulfil([order], client=client, rules=Rules(max_attempts=2)) == {order.id: Status.CONFIRMED}
 
 
+@pytest.mark.usefixtures("locks")
 def test_cancelling_returns_the_units_once_however_often_it_is_done(client: "redis.Redis") -> None:
     sku = a_sku(stock=20)
     order, other = accepted(client, an_order((sku, 8)), an_order((sku, 9)))

@@ -5,16 +5,17 @@ Where a safeguard is missing, the same search has to find an order that ends bad
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import pytest
 import redis
 
-from shop import fulfilment, keys, movements
+from shop import fulfilment, keys, movements, stock
 from shop.domain import Order
 from shop.fulfilment import Rules
-from tests import stories
+from tests import stock_stories, stories
 from tests.interleaving import Search, Tell, as_for_processes
 from tests.stories import LOCKS, NO_LOCKS
 from tests.test_controls import books_wiped_afterwards, switched_off  # noqa: F401 - fixtures
@@ -55,9 +56,31 @@ def title(tell: Any) -> str:
     ids=title,
 )
 def test_in_every_order_of_calls_it_ends_well_and_does_not_need_the_locks(
-    search: Search, tell: Callable[..., stories.Story], rules: Rules
+    search: Search, monkeypatch: pytest.MonkeyPatch, tell: Callable[..., stories.Story], rules: Rules
 ) -> None:
+    if rules is NO_LOCKS:
+        monkeypatch.setattr(stock, "locks", lambda *_, **__: nullcontext())
+
     search(partial(tell, rules=rules)).assert_holds()
+
+
+@pytest.mark.usefixtures("locks")
+@pytest.mark.parametrize(
+    "tell",
+    [
+        stock_stories.cancelled_while_another_is_sold,
+        partial(stock_stories.moved_while_cancelled, delta=5),
+        partial(stock_stories.moved_while_cancelled, delta=-5),
+        partial(stock_stories.two_movements, deltas=(-8, -8)),
+        partial(stock_stories.two_movements, deltas=(-3, -4)),
+        partial(stock_stories.two_movements, deltas=(-12, 5)),
+    ],
+    ids=title,
+)
+def test_in_every_order_of_calls_stock_that_moves_is_neither_made_nor_lost(
+    search: Search, tell: Tell
+) -> None:
+    search(tell).assert_holds()
 
 
 @pytest.mark.parametrize(
@@ -180,6 +203,13 @@ CONTROLS: list[tuple[str, str, str, str, Tell]] = [
         "if tonumber(version) >= tonumber(ARGV[1]) then return 'current' end",
         "",
         stories.delivered_and_brought_along,
+    ),
+    (
+        "a withdrawal is part of its level",
+        "sync_level.lua",
+        "if call('EXISTS', counter) == 1 then call('INCRBY', counter, held[4]) end",
+        "",
+        partial(stock_stories.two_movements, deltas=(-3, -4)),
     ),
 ]
 

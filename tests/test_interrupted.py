@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.parse import quote
 import pytest
 from django.core.management import call_command
 
-from shop import keys, queue
+from shop import keys
 from shop.models import Order as OrderRow
 from shop.models import Product, StockMovement
 from shop.stores import redis_client
@@ -26,21 +27,28 @@ from tests.builders import (
     status_in_redis,
     wait_until,
 )
-from tests.failing import FailPoints, Placed, assert_left, ends, on_sale, placed, started_again
+from tests.failing import (
+    FailPoints,
+    Placed,
+    assert_left,
+    ends,
+    housekeeping,
+    interrupted,
+    on_sale,
+    placed,
+    started_again,
+)
 from tests.running import Answer, System
 
-in_the_worker = pytest.mark.parametrize(
-    "point",
-    [
-        "worker.received",
-        "worker.before_reserve",
-        "worker.after_reserve",
-        "worker.before_commit",
-        "worker.after_commit",
-        "worker.before_settle",
-        "worker.after_settle",
-    ],
-)
+IN_THE_WORKER = [
+    "worker.received",
+    "worker.before_reserve",
+    "worker.after_reserve",
+    "worker.before_commit",
+    "worker.after_commit",
+    "worker.before_settle",
+    "worker.after_settle",
+]
 dies_or_fails = pytest.mark.parametrize("action", ["kill", "raise"])
 
 
@@ -125,8 +133,14 @@ def test_a_point_that_nobody_reaches_is_noticed(system: System, points: FailPoin
 # --- the worker -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("action", ["kill", "raise", "delay 300"])
-@in_the_worker
+@pytest.mark.parametrize(
+    ("point", "action"),
+    [
+        *((point, action) for point in IN_THE_WORKER for action in ("raise", "delay 300")),
+        # Celery needs 4 s to notice; the test below kills at the other points, and over orders that go alone.
+        *((f"worker.{step}", "kill") for step in ("received", "after_reserve", "after_commit")),
+    ],
+)
 def test_ten_units_and_two_orders_for_eight_of_an_interrupted_worker_confirm_exactly_one(
     system: System, points: FailPoints, point: str, action: str
 ) -> None:
@@ -137,6 +151,22 @@ def test_ten_units_and_two_orders_for_eight_of_an_interrupted_worker_confirm_exa
 
     assert ends(system, *orders) == ["confirmed", "rejected"]
     assert_left(sku, 2)
+
+
+def test_processes_that_die_at_every_step_over_orders_that_go_alone_confirm_exactly_one_of_two(
+    system: System, points: FailPoints
+) -> None:
+    skus = [on_sale(10) for _ in range(8)]
+
+    with ExitStack() as armed:
+        for point in IN_THE_WORKER[1:]:
+            armed.enter_context(points.armed(point, "kill"))
+        with points.armed("worker.received", "raise"):
+            orders = [placed(system, sku, 8) for sku in skus for _ in range(2)]
+
+    for sku, pair in zip(skus, zip(orders[::2], orders[1::2], strict=True), strict=True):
+        assert ends(system, *pair) == ["confirmed", "rejected"]
+        assert_left(sku, 2)
 
 
 def frozen(system: System, points: FailPoints, *skus: str, ms: int) -> list[Placed]:
@@ -156,7 +186,7 @@ def test_workers_that_freeze_for_longer_than_their_locks_live_hold_nobody_up(
 ) -> None:
     skus = [on_sale(20) for _ in range(3)]
 
-    held_up = frozen(system, points, *skus, ms=7500)
+    held_up = frozen(system, points, *skus, ms=6500)
     passed_by = ends(system, *(placed(system, sku, 8) for sku in skus))
     meanwhile = [redis_client().hget(keys.order(order.id), "status") for order in held_up]
 
@@ -194,16 +224,6 @@ def test_a_load_that_is_interrupted_is_begun_again(system: System, points: FailP
 
 
 # --- the web --------------------------------------------------------------------------------------
-
-
-def interrupted(system: System, action: str, ask: Callable[[], Answer]) -> None:
-    """Ask something of a web process that dies or fails over it."""
-    if action == "kill":
-        with pytest.raises(OSError, match=r"closed|reset"):
-            ask()
-        started_again(system, "web")
-    else:
-        assert ask().status == 500
 
 
 @dies_or_fails
@@ -267,14 +287,6 @@ def test_cancellations_that_are_interrupted_at_each_step_return_their_units_once
 
 
 # --- housekeeping and commands --------------------------------------------------------------------
-
-
-def housekeeping(task: str) -> None:
-    """Let a worker do what the scheduler asks for now and then."""
-    # As if the last one were long ago: those that were asked for at the same time are done once.
-    redis_client().delete(keys.SWEEPER_HEARTBEAT, keys.LAST_RECONCILE)
-    message = queue.message(f"tasks.maintenance.{task}", str(uuid.uuid4()), queue=keys.MAINTENANCE_QUEUE)
-    redis_client().lpush(keys.MAINTENANCE_QUEUE, message)
 
 
 @dies_or_fails

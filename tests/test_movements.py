@@ -17,6 +17,7 @@ def move(client: "redis.Redis", sku: str, delta: int, request: str | None = None
     return movements.move(client=client, request=request, by="shop", sku=sku, delta=delta, reason="count")
 
 
+@pytest.mark.usefixtures("locks")
 def test_a_load_between_the_books_and_redis_counts_a_withdrawal_once(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -37,6 +38,7 @@ def test_a_load_between_the_books_and_redis_counts_a_withdrawal_once(
     assert_at_rest(client)
 
 
+@pytest.mark.usefixtures("locks")
 def test_a_key_whose_withdrawal_died_moves_no_units_between_skus(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,6 +62,7 @@ def test_a_key_whose_withdrawal_died_moves_no_units_between_skus(
     assert_at_rest(client)
 
 
+@pytest.mark.usefixtures("locks")
 @pytest.mark.parametrize("round_", range(10))
 def test_copies_of_one_withdrawal_of_everything_all_hear_that_it_was_made(
     client: "redis.Redis", round_: int

@@ -78,6 +78,7 @@ def test_a_counter_that_is_no_number_is_mended(client: "redis.Redis") -> None:
     assert free_in_redis(client, sku) == 9
 
 
+@pytest.mark.usefixtures("locks")
 def test_orders_in_flight_are_respected(client: "redis.Redis") -> None:
     sku = a_sku(stock=1000)
     orders = accepted(client, *(an_order((sku, 1)) for _ in range(300)))
@@ -141,6 +142,7 @@ def test_the_command_says_so_by_its_exit_code(client: "redis.Redis") -> None:
     assert ended.value.code == 1
 
 
+@pytest.mark.usefixtures("locks")
 def test_loading_while_orders_flow_stays_exact(client: "redis.Redis") -> None:
     """Counters are forgotten again and again under a running sale, with and without locks held by orders."""
     sku = a_sku(stock=400)
