@@ -89,14 +89,14 @@ CONTROLS = [
     (
         "what is not spent is given back",
         "settle.lua",
-        "local spent = held and held[1] == counted",
-        "local spent = held",
+        """#counted + 4) == '["' .. counted .. '",'""",
+        "#counted + 4) ~= ''",
     ),
     (
         "what is spent is not given back",
         "settle.lua",
-        "if not spent then give_back(held) end",
-        "give_back(held)",
+        "if not spent then give_back(cjson.decode(held)) end",
+        "give_back(cjson.decode(held))",
     ),
 ]
 
