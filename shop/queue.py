@@ -87,6 +87,13 @@ def fulfil_message_of(order_id: str, document: bytes) -> str:
     return _message(FULFIL_TASK, order_id, b"[%s]" % document, keys.ORDER_QUEUE)
 
 
+def to_go_alone(message: str) -> str:
+    """The message, marked as one that comes again: a worker runs its order by itself, outside any batch."""
+    marked: dict[str, Any] = msgspec.json.decode(message)
+    marked["headers"]["redelivered"] = True
+    return _json.encode(marked).decode()
+
+
 def cancel_message(order_id: str) -> str:
     """The message that has an order cancelled. An order has two tasks then, under two ids."""
     return message(CANCEL_TASK, str(uuid.uuid4()), order_id)

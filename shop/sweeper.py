@@ -98,7 +98,7 @@ def _head_accepted_at_ms(client: TextRedis) -> int | None:
 
 def _enqueue_again(client: TextRedis, order_id: str, now_ms: int, head_ms: int | None) -> bool:
     with store_faults():
-        document = client.hget(keys.order(order_id), "document")
+        document, attempts = client.hmget(keys.order(order_id), "document", "attempts")
         if document is None:
             return _forget(client, order_id)
         order = _document.decode(document)
@@ -107,6 +107,10 @@ def _enqueue_again(client: TextRedis, order_id: str, now_ms: int, head_ms: int |
             client.zadd(keys.OPEN_ORDERS, {order_id: next_look_ms}, xx=True)
             return False
         message = queue.fulfil_message(order) if queue.BROKER_IS_LEDGER else ""
+        if message and int(attempts or 0) > 0:
+            # It was begun and has not ended: perhaps because it kills its workers. In a batch it would take its neighbours
+            # along, whose attempts are counted too, and after some sweeps they would be given up in its place.
+            message = queue.to_go_alone(message)
         names = [keys.OPEN_ORDERS, queue.broker_key()]
         reach("sweeper.before_requeue")
         queued: bool = scripts.run(client, "requeue", names, [order_id, message, next_look_ms]) == "queued"

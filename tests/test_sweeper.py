@@ -37,6 +37,18 @@ def test_an_overdue_order_without_a_message_is_enqueued_once(client: "redis.Redi
     assert (counts, waiting(client)) == ([1, 0, 0], [order.id])
 
 
+def test_an_order_that_was_begun_and_has_not_ended_is_enqueued_to_go_alone(client: "redis.Redis") -> None:
+    never_begun, begun = accepted(client, *(an_order((a_sku(), 1)) for _ in range(2)))
+    client.hset(keys.order(begun.id), "attempts", 1)
+    overdue(client, never_begun, begun)
+
+    sweeper.enqueue_due(client, now_ms())
+
+    headers = [json.loads(message)["headers"] for message in client.lrange(keys.ORDER_QUEUE, 0, -1)]
+    assert {each["id"] for each in headers if each.get("redelivered")} == {begun.id}
+    assert len(headers) == 2
+
+
 def test_an_order_that_is_not_overdue_is_left_alone(client: "redis.Redis") -> None:
     accepted(client, an_order((a_sku(), 1)))
 
