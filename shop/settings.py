@@ -38,6 +38,9 @@ DATABASE_URL = env.str("DATABASE_URL", default=_running.get("database_url", ""))
 REDIS_URL = env.str("REDIS_URL", default=_running.get("redis_url", ""))
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=_running.get("broker_url", "")) or REDIS_URL
 
+#: Where a browser finds Flower; pages for staff lead there. Empty: they do not.
+FLOWER_URL = env.str("FLOWER_URL", default=_running.get("flower_url", "")).rstrip("/")
+
 #: Redis as broker gets our own transport; any other broker works with kombu's.
 CELERY_BROKER_TRANSPORT = (
     "workers.transport:Transport" if CELERY_BROKER_URL.startswith(("redis://", "rediss://")) else None

@@ -8,12 +8,15 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from shop import keys, queue
+from shop.management.system import FLOWER_OPTIONS
 from shop.stores import redis_client
 from tests.builders import a_sku, an_order, wait_until
 from tests.running import System
@@ -28,8 +31,15 @@ class Flower:
         self.url = f"http://127.0.0.1:{port}"
 
     def get(self, path: str, login: str | None = "operator:secret") -> tuple[int, Any]:
-        """Status and body of an answer."""
-        request = urllib.request.Request(self.url + path)
+        """Status and body of an answer to GET."""
+        return self._ask("GET", path, login)
+
+    def post(self, path: str, login: str | None = "operator:secret") -> tuple[int, Any]:
+        """The same of an answer to POST, with which Flower has things done."""
+        return self._ask("POST", path, login)
+
+    def _ask(self, method: str, path: str, login: str | None) -> tuple[int, Any]:
+        request = urllib.request.Request(self.url + path, method=method)
         if login:
             request.add_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
         try:
@@ -48,17 +58,17 @@ class Flower:
         return body if status == 200 else {}
 
 
-@pytest.fixture(scope="module")
-def flower(system: System) -> Iterator[Flower]:
-    """Flower beside the system under test, behind a password."""
+@contextmanager
+def running_flower(folder: Path, **env: str) -> Iterator[Flower]:
+    """Flower as `up` starts it, behind a password."""
     port = free_port()
     running = Flower(port)
-    argv = ["celery", "-A", "workers.app", "flower", "--address=127.0.0.1", f"--port={port}"]
+    argv = ["celery", "-A", "workers.app", "flower", *FLOWER_OPTIONS, "--address=127.0.0.1", f"--port={port}"]
     part = Part(
         name="flower",
         argv=[sys.executable, "-m", *argv],
-        log=system.folder / "flower.log",
-        env={"FLOWER_BASIC_AUTH": "operator:secret", "PYTHONPATH": os.getcwd()},
+        log=folder / f"flower-{port}.log",
+        env={"FLOWER_BASIC_AUTH": "operator:secret", "PYTHONPATH": os.getcwd(), **env},
         is_ready=lambda: running.get("/healthcheck")[0] == 200,
     )
     child = Child(part)
@@ -69,10 +79,35 @@ def flower(system: System) -> Iterator[Flower]:
         child.stop()
 
 
+@pytest.fixture(scope="module")
+def flower(system: System) -> Iterator[Flower]:
+    """Flower beside the system under test."""
+    with running_flower(system.folder) as running:
+        yield running
+
+
+def worker_in(flower: Flower) -> str:
+    """The name of the worker that Flower sees online."""
+    names: list[str] = []
+
+    def seen() -> bool:
+        _, found = flower.get("/workers?json=1")
+        names[:] = [each["hostname"] for each in found["data"] if each.get("status")]
+        return bool(names)
+
+    wait_until(seen, what="a worker in Flower")
+    return names[0]
+
+
 def test_flower_opens_to_its_password_alone(flower: Flower) -> None:
     statuses = [flower.get("/workers", login)[0] for login in (None, "operator:wrong", "operator:secret")]
 
     assert statuses == [401, 401, 200]
+
+
+@pytest.mark.parametrize("path", ["/", "/tasks", "/broker", "/task/x", "/api/workers", "/api/task/info/x"])
+def test_without_the_password_flower_shows_nothing(flower: Flower, path: str) -> None:
+    assert flower.get(path, login=None) == (401, None)
 
 
 @pytest.mark.parametrize(("units", "result"), [(1, "confirmed"), (100, "rejected")])
@@ -116,3 +151,61 @@ def test_a_message_that_is_no_order_is_a_failure_too(system: System, flower: Flo
     wait_until(lambda: flower.task(task_id).get("state") == "FAILURE", what="failure in Flower")
 
     assert "NotAnOrder" in flower.task(task_id)["exception"]
+
+
+#: Everything by which Flower's API changes workers and tasks (its `api/control.py` and `api/tasks.py`).
+COMMANDS = [
+    "worker/shutdown/{worker}",
+    "worker/pool/restart/{worker}",
+    "worker/pool/grow/{worker}?n=1",
+    "worker/pool/shrink/{worker}?n=1",
+    "worker/pool/autoscale/{worker}?min=1&max=2",
+    "worker/queue/add-consumer/{worker}?queue=x",
+    "worker/queue/cancel-consumer/{worker}?queue=orders",
+    "task/apply/tasks.maintenance.sweep",
+    "task/async-apply/tasks.maintenance.sweep",
+    "task/send-task/tasks.maintenance.sweep",
+    "task/abort/x",
+    "task/timeout/tasks.orders.fulfil_order?workername={worker}&hard=1",
+    "task/rate-limit/tasks.orders.fulfil_order?workername={worker}&ratelimit=1",
+    "task/revoke/x?terminate=true",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_who_watches_cannot_touch_a_worker_or_a_task(system: System, flower: Flower, command: str) -> None:
+    worker = worker_in(flower)
+
+    status, _ = flower.post(f"/api/{command.format(worker=worker)}")
+
+    assert status == 403
+    assert system.end_of(system.place((a_sku(), 1)).body["id"]).body["status"] == "confirmed"
+
+
+def test_every_command_of_flower_is_known_to_these_tests() -> None:
+    from flower.urls import handlers
+
+    api = {each[0]: each[1] for each in handlers if isinstance(each, tuple) and each[0].startswith("/api/")}
+    changing = {path.rsplit("/", 1)[0] for path, handler in api.items() if "post" in vars(handler)}
+
+    assert changing == {f"/api/{command.split('?')[0].rsplit('/', 1)[0]}" for command in COMMANDS}
+
+
+def test_the_list_of_tasks_leads_with_the_order_s_id_and_tells_its_result(flower: Flower) -> None:
+    _, page = flower.get("/tasks")
+
+    columns = [part.split('"')[0] for part in page.split('data-column="')[1:]]
+    assert columns[:4] == ["uuid", "name", "state", "result"]
+
+
+def test_where_flower_is_told_to_it_does_shut_a_worker_down(system: System) -> None:
+    with running_flower(system.folder, FLOWER_READ_ONLY="false") as commanding:
+        worker = worker_in(commanding)
+        wait_until(lambda: worker in commanding.get("/api/workers")[1], what="what Flower asks of a worker")
+
+        status, _ = commanding.post(f"/api/worker/shutdown/{worker}")
+
+        assert status == 200
+        wait_until(lambda: not system.is_up("worker"), what="the end of the worker")
+    system.stop("worker")
+    system.start("worker")

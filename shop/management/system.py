@@ -40,6 +40,9 @@ WEB_OPTIONS: Final = (
     "--no-ws",
 )
 
+#: Its columns, and that it only watches.
+FLOWER_OPTIONS: Final = ("--conf=workers/flower.py",)
+
 
 class System:
     """Starts the parts in the right order, and tells people and scripts where they are."""
@@ -94,6 +97,7 @@ class System:
             "DATA_DIR": str(self.data_dir),
             "WEB_PORT": str(self._web_port),
             "FLOWER_PORT": str(self._flower_port),
+            "FLOWER_URL": self._flower_url if self._has_flower else "",
             "REDIS_URL": redis_url,
             "DATABASE_URL": database_url,
             "CELERY_BROKER_URL": redis_url,
@@ -137,7 +141,7 @@ class System:
         ]
 
     def _flower(self, celery: list[str]) -> Part:
-        flower = [*celery, "flower", f"--address={LOOPBACK}", f"--port={self._flower_port}"]
+        flower = [*celery, "flower", *FLOWER_OPTIONS, f"--address={LOOPBACK}", f"--port={self._flower_port}"]
         login = {"FLOWER_BASIC_AUTH": self._flower_login}
         return replace(self._python("flower", flower, grace_s=5), env=self._env | login)
 
