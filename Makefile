@@ -40,7 +40,7 @@ model: $(INSTALLED)  ## Search all that may happen in a model of the protocol (n
 	@exec $(BIN)/python -m tests.model $(if $(QUICK),--quick)
 
 test: lint  ## Linters, type checker, import contracts and every test against real servers
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)  ## Linters, type checker and import contracts alone
 	$(BIN)/ruff check .

@@ -21,38 +21,64 @@ from django.db import connections
 from tests.running import System
 from workers.embedded import PostgresServer, RedisServer
 
+#: Half a minute each, and more.
+SLOWEST = {
+    "test_chaos_run.py",
+    "test_deploys.py",
+    "test_interleavings.py",
+    "test_schemathesis.py",
+    "test_state_machine.py",
+    "test_survival.py",
+    "test_transport.py",
+}
+
+_REDIS: pytest.StashKey[RedisServer] = pytest.StashKey()
+_POSTGRES: pytest.StashKey[PostgresServer] = pytest.StashKey()
 _servers = ExitStack()
-_folder = Path(tempfile.mkdtemp(prefix="reserva-tests-"))
-_servers.callback(shutil.rmtree, _folder)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep pytest's own temporary folders with ours, and so from staying behind."""
-    config.option.basetemp = config.option.basetemp or _folder / "tests"
+    """Start the servers: with `pytest --numprocesses`, for each process that runs tests.
+
+    pytest's own temporary folders are kept with ours, and so from staying behind.
+    """
+    is_one_of_many = hasattr(config, "workerinput")
+    folder = Path(tempfile.mkdtemp(prefix="reserva-tests-"))
+    _servers.callback(shutil.rmtree, folder)
+    if is_one_of_many or not config.option.basetemp:
+        config.option.basetemp = folder / "tests"
+    if not is_one_of_many and getattr(config.option, "numprocesses", None):
+        return
+    try:
+        _start_servers(config, folder)
+    except BaseException:
+        _servers.close()
+        raise
+
+
+def _start_servers(config: pytest.Config, folder: Path) -> None:
+    config.stash[_REDIS] = running_redis = _servers.enter_context(RedisServer(folder / "redis"))
+    config.stash[_POSTGRES] = postgres = _servers.enter_context(PostgresServer(folder / "postgres"))
+    os.environ |= {
+        "DJANGO_SETTINGS_MODULE": "shop.settings",
+        "DATABASE_URL": postgres.url,
+        "REDIS_URL": running_redis.url,
+        "CELERY_BROKER_URL": running_redis.url,
+        "SECRET_KEY": secrets.token_urlsafe(32),
+        "ORDER_ID_SECRET": secrets.token_urlsafe(32),
+        "DATA_DIR": str(folder),
+    }
+    django.setup()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no process is left with one of them when the others are done."""
+    items.sort(key=lambda item: item.path.name not in SLOWEST)
 
 
 def pytest_unconfigure() -> None:
     """Also after Ctrl-C."""
     _servers.close()
-
-
-try:
-    _redis = _servers.enter_context(RedisServer(_folder / "redis"))
-    _postgres = _servers.enter_context(PostgresServer(_folder / "postgres"))
-except BaseException:
-    _servers.close()
-    raise
-
-os.environ |= {
-    "DJANGO_SETTINGS_MODULE": "shop.settings",
-    "DATABASE_URL": _postgres.url,
-    "REDIS_URL": _redis.url,
-    "CELERY_BROKER_URL": _redis.url,
-    "SECRET_KEY": secrets.token_urlsafe(32),
-    "ORDER_ID_SECRET": secrets.token_urlsafe(32),
-    "DATA_DIR": str(_folder),
-}
-django.setup()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -93,12 +119,12 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator["System"]:
 
 
 @pytest.fixture
-def redis_server() -> RedisServer:
+def redis_server(pytestconfig: pytest.Config) -> RedisServer:
     """The Redis under test, to be stopped and started."""
-    return _redis
+    return pytestconfig.stash[_REDIS]
 
 
 @pytest.fixture
-def postgres_server() -> PostgresServer:
+def postgres_server(pytestconfig: pytest.Config) -> PostgresServer:
     """The PostgreSQL under test, to be stopped and started."""
-    return _postgres
+    return pytestconfig.stash[_POSTGRES]

@@ -102,6 +102,11 @@ class FaultProxy:
         """How many are open."""
         return len(self._links)
 
+    @property
+    def gaps(self) -> int:
+        """How many of them have lost bytes."""
+        return sum(link.has_gap for link in self._links)
+
     def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
 
