@@ -6,7 +6,7 @@ UV ?= $(BIN)/uv
 COMPILE := $(UV) pip compile --quiet --no-cache --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench chaos model test lint format lock audit clean
+.PHONY: help setup up demo bench chaos model test browser lint format lock audit clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ model: $(INSTALLED)  ## Search all that may happen in a model of the protocol (n
 
 test: lint  ## Linters, type checker, import contracts and every test against real servers
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+browser: $(INSTALLED)  ## The browser tests alone (needs Chromium, as does their share of `make test`)
+	$(BIN)/pytest tests/browser
 
 lint: $(INSTALLED)  ## Linters, type checker and import contracts alone
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.contrib import admin
+from django.templatetags.static import static
 from django.urls import path
 from django.views.generic import RedirectView
 
@@ -26,5 +27,6 @@ _api: dict[str, Any] = {
 urlpatterns = [
     *(path(route, view) for route, view in _api.items()),
     path("", RedirectView.as_view(url="/api/docs")),
+    path("favicon.ico", RedirectView.as_view(url=static("icon.svg"))),
     path("admin/", admin.site.urls),
 ]

@@ -18,6 +18,7 @@ import redis
 from django.core.management import call_command
 from django.db import connections
 
+from tests.browser import CHROMIUM
 from tests.running import System
 from workers.embedded import PostgresServer, RedisServer
 
@@ -74,6 +75,15 @@ def _start_servers(config: pytest.Config, folder: Path) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no process is left with one of them when the others are done."""
     items.sort(key=lambda item: item.path.name not in SLOWEST)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out."""
+    if CHROMIUM is None:
+        left_out = (
+            "Browser tests were left out: no Chromium on this machine (Debian: apt-get install chromium)."
+        )
+        terminalreporter.write_line(left_out, yellow=True)
 
 
 def pytest_unconfigure() -> None:

@@ -1,5 +1,6 @@
-"""The pages that Django serves: the admin for staff, static files, and the way to the API reference."""
+"""The pages that Django serves, without a browser: what their answers say to caches, and the admin for staff."""
 
+import gzip
 import http.cookiejar
 import re
 import urllib.parse
@@ -20,6 +21,24 @@ def test_the_root_leads_to_the_api_reference_with_its_style_sheet(system: System
     assert sheet is not None
     assert system.get(sheet.group(1)).headers["Content-Type"].startswith("text/css")
     assert page.headers["X-Request-ID"]
+
+
+def test_style_sheets_arrive_compressed_and_are_kept_for_ever(system: System) -> None:
+    sheet = re.search(r'href="(/static/[0-9a-f]{12}/reserva\.css)"', system.get("/static/nothing-here").body)
+    assert sheet is not None
+
+    kept = system.get(sheet.group(1))
+    of_another_release = system.get("/static/0123456789ab/reserva.css")
+    asking = urllib.request.Request(system.url + sheet.group(1), headers={"Accept-Encoding": "gzip"})
+    with urllib.request.urlopen(asking, timeout=20) as answer:
+        packed, encoding = answer.read(), answer.headers["Content-Encoding"]
+
+    assert kept.headers["Cache-Control"] == "max-age=315360000, public, immutable"
+    assert of_another_release.body == kept.body
+    assert of_another_release.headers["Cache-Control"] == "max-age=60, public"
+    assert encoding == "gzip"
+    assert gzip.decompress(packed).decode() == kept.body
+    assert len(packed) < len(kept.body) / 3
 
 
 def test_staff_sees_orders_products_and_movements_and_can_edit_none(system: System) -> None:
