@@ -7,6 +7,7 @@ decision, the next worker meets the row and settles what it says. No step is und
 import random
 import secrets
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ import msgspec
 import structlog
 from django.conf import settings
 
-from shop import books, keys, scripts, stock
+from shop import books, figures, keys, scripts, stock
 from shop.books import Decision, Recorded, Refused
 from shop.domain import LineShortage, Order, Reason, ReasonCode, Status
 from shop.stores import StoreUnavailable, TextRedis, store_faults
@@ -60,6 +61,7 @@ def fulfil(orders: Sequence[Order], *, client: TextRedis, rules: Rules | None = 
     rules = rules or Rules()
     outcomes: dict[str, Outcome] = {}
     waiting = {order.id: order for order in orders}
+    figures.tally.add_all(figures.BATCH_ORDERS.counted([len(waiting)]))
     deadline = time.monotonic() + rules.lock_wait_s
     while waiting:
         batch = _Batch()
@@ -70,6 +72,7 @@ def fulfil(orders: Sequence[Order], *, client: TextRedis, rules: Rules | None = 
             # A store that is away is no fault of the orders: it costs them no attempt, and nobody waits for their locks.
             _release(batch, client)
             raise
+        _count(batch, outcomes)
         waiting = {order_id: waiting[order_id] for order_id in batch.busy}
         if waiting and time.monotonic() > deadline:
             outcomes |= {order_id: Busy(sku=sku) for order_id, sku in batch.busy.items()}
@@ -249,10 +252,12 @@ def _settle(
     with store_faults():
         replies = scripts.run(client, "settle", names, args + locks)
     outcomes: dict[str, Outcome] = {}
+    ends: list[str] = []
     for (order_id, decided), reply in zip(recorded.items(), replies, strict=True):
         match reply:
             case ["settled"]:
                 outcomes[order_id] = decided.status
+                ends.append(f"{decided.status}:{decided.reason.code if decided.reason else ''}")
             case ["kept", status]:
                 outcomes[order_id] = Status(status)
             case ["cancel_requested"]:
@@ -263,7 +268,31 @@ def _settle(
                 outcomes |= _settle(books.recorded([order_id]), skus, [], client, accept_lost=True)
             case _:
                 raise AssertionError(f"settle.lua answered {reply}")
+    figures.tally.add_all({figures.ENDED + end: times for end, times in Counter(ends).items()})
     return outcomes
+
+
+def _count(batch: _Batch, outcomes: Mapping[str, Outcome]) -> None:
+    """Add a round to the figures: how long its orders took, which SKUs they wanted and got, and whose locks they met."""
+    if batch.busy:
+        figures.tally.add(figures.LOCK_WAITS, len(batch.busy))
+        figures.tally.rank(figures.BUSY, Counter(batch.busy.values()))
+    if not batch.decisions:
+        return
+    now_ms = int(time.time() * 1000)
+    asked: dict[str, int] = {}
+    sold: dict[str, int] = {}
+    for decision in batch.decisions:
+        is_sold = outcomes.get(decision.order.id) is Status.CONFIRMED
+        for line in decision.order.lines:
+            asked[line.sku] = asked.get(line.sku, 0) + line.quantity
+            if is_sold:
+                sold[line.sku] = sold.get(line.sku, 0) + line.quantity
+    figures.tally.rank(figures.ASKED, asked)
+    figures.tally.rank(figures.SOLD, sold)
+    # The clocks of a web process and a worker differ: nothing ends before it began.
+    waits_ms = (max(0, now_ms - decision.order.accepted_at_ms) for decision in batch.decisions)
+    figures.tally.add_all(figures.ORDER_MS.counted(waits_ms) | {figures.UNITS_SOLD: sum(sold.values())})
 
 
 def _release(batch: _Batch, client: TextRedis) -> None:

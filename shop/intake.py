@@ -2,15 +2,16 @@
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from django.conf import settings
 
-from shop import keys, queue, scripts
+from shop import figures, keys, queue, scripts
 from shop.domain import Line, Order, summed
 from shop.round_trips import RoundTrips
 from shop.stores import RedisLine, StoreUnavailable, order_database, store_faults, uuid_array
@@ -23,12 +24,16 @@ _json = msgspec.json.Encoder()
 class Accepted:
     """A new order: recorded, and on its way."""
 
+    word: ClassVar = "accepted"
+
     id: str
 
 
 @dataclass(frozen=True)
 class Replayed:
     """The key's order exists and is this one."""
+
+    word: ClassVar = "replayed"
 
     id: str
 
@@ -37,6 +42,8 @@ class Replayed:
 class Reused:
     """The key's order exists and is a different one."""
 
+    word: ClassVar = "reused"
+
     id: str
 
 
@@ -44,12 +51,16 @@ class Reused:
 class RateLimited:
     """The client is over its rate; in so many milliseconds it has room for one order."""
 
+    word: ClassVar = "rate_limited"
+
     wait_ms: int
 
 
 @dataclass(frozen=True)
 class QueueFull:
     """More orders are waiting than `QUEUE_LIMIT` allows."""
+
+    word: ClassVar = "queue_full"
 
 
 Intake = Accepted | Replayed | Reused | RateLimited | QueueFull
@@ -111,6 +122,7 @@ async def _accept(asked: Sequence[tuple[Order, str]]) -> list[Intake]:
     if claims:
         replies = await _claim([asked[at] for at in claims])
         answers |= dict(zip(claims, replies, strict=True))
+    figures.tally.add_all(Counter(figures.INTAKE + answer.word for answer in answers.values()))
     return [answers[at] for at in range(len(asked))]
 
 

@@ -17,6 +17,8 @@ ORDER_QUEUE: Final = "orders"
 MAINTENANCE_QUEUE: Final = "maintenance"
 SWEEPER_HEARTBEAT: Final = "heartbeat:sweeper"
 LAST_RECONCILE: Final = "reconcile:last"
+FIGURES: Final = "figures:total"
+FIGURES_TTL_S: Final = 900
 
 
 def stock(sku: str) -> str:
@@ -52,6 +54,16 @@ def rate(client: str) -> str:
 def api_key(digest: str) -> str:
     """What an API key may do, by the SHA-256 of the key."""
     return f"api_key:{digest}"
+
+
+def figures_of_second(second: int) -> str:
+    """What was counted in one second of Unix time."""
+    return f"figures:second:{second}"
+
+
+def ranking(name: str, minute: int) -> str:
+    """SKUs by what happened to them in one minute of Unix time."""
+    return f"figures:skus:{name}:{minute}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +148,39 @@ SPECS: Final = (
         meaning="a process is alive",
     ),
     KeySpec(
+        pattern="workers:seen",
+        type="zset",
+        lifetime_s=None,
+        owner="workers.heartbeat",
+        meaning="names of workers of the last day, by their last heartbeat",
+    ),
+    KeySpec(
         pattern=LAST_RECONCILE,
         type="string",
         lifetime_s=None,
         owner="shop.reconciliation",
         meaning="its last verdict",
+    ),
+    KeySpec(
+        pattern=FIGURES,
+        type="hash",
+        lifetime_s=None,
+        owner="shop.figures",
+        meaning="all that was ever counted, for /metrics",
+    ),
+    KeySpec(
+        pattern="figures:second:*",
+        type="hash",
+        lifetime_s=FIGURES_TTL_S,
+        owner="shop.figures",
+        meaning="what was counted in one second, for the board",
+    ),
+    KeySpec(
+        pattern="figures:skus:*",
+        type="zset",
+        lifetime_s=FIGURES_TTL_S,
+        owner="shop.figures",
+        meaning="SKUs by units asked for, sold, or by locks met, in one minute",
     ),
     KeySpec(
         pattern="cache:*", type="string", lifetime_s=14 * DAY_S, owner="Django", meaning="sessions and cache"

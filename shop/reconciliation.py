@@ -4,7 +4,6 @@ Each SKU should satisfy `estoque = on sale - confirmed - reserved`. What differs
 explained, and mended only where the cause is known.
 """
 
-import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -34,6 +33,7 @@ class Difference:
     what: str
     cause: str
     mended: bool = False
+    is_oversold: bool = False
 
     def __str__(self) -> str:
         end = "mended" if self.mended else "left as it is"
@@ -51,25 +51,51 @@ class Report:
     @property
     def clean(self) -> bool:
         """Whether everything agrees, or was made to."""
-        return all(difference.mended for difference in self.differences)
+        return not self.left
+
+    @property
+    def left(self) -> int:
+        """Differences that were not mended."""
+        return sum(not difference.mended for difference in self.differences)
+
+    @property
+    def oversold(self) -> int:
+        """SKUs of which PostgreSQL has confirmed more than was put on sale."""
+        return sum(difference.is_oversold for difference in self.differences)
 
     def summary(self) -> str:
         """The verdict in a line."""
-        unmended = sum(not difference.mended for difference in self.differences)
         return (
             f"{self.skus} SKUs compared, {self.open_orders} orders in flight, "
-            f"{len(self.differences)} differences, {unmended} left"
+            f"{len(self.differences)} differences, {self.left} left"
         )
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What the last reconcile found, as Redis keeps it. `at_ms`: Unix time of its end; the others: see `Report`."""
+
+    at_ms: int
+    clean: bool
+    summary: str
+    skus: int = 0
+    differences: int = 0
+    left: int = 0
+    oversold: int = 0
+
+
+def last_verdict(packed: str | None) -> Verdict | None:
+    """The verdict in `keys.LAST_RECONCILE`; None where there is none yet, or none that can be read."""
+    try:
+        return msgspec.json.decode(packed or "", type=Verdict)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def was_just_done(client: TextRedis, now_ms: int) -> bool:
     """Whether there is a verdict of the last half minute: wishes for one pile up while no worker runs."""
     with store_faults():
-        last = client.get(keys.LAST_RECONCILE)
-    try:
-        return 0 <= now_ms - int(json.loads(last)["at_ms"]) < JUST_DONE_MS
-    except (TypeError, ValueError, KeyError):
-        return False
+        last = last_verdict(client.get(keys.LAST_RECONCILE))
+    return last is not None and 0 <= now_ms - last.at_ms < JUST_DONE_MS
 
 
 def reconcile(
@@ -94,10 +120,19 @@ def reconcile(
         report.open_orders = client.zcard(keys.OPEN_ORDERS)
         report.differences += _stale_locks(client)
         report.differences += _overdue_orders(client)
+        report.differences += _oversold()
         if ledger:
             report.differences += _ledger_differences()
-        verdict = {"at_ms": int(time.time() * 1000), "clean": report.clean, "summary": report.summary()}
-        client.set(keys.LAST_RECONCILE, json.dumps(verdict))
+        verdict = Verdict(
+            at_ms=int(time.time() * 1000),
+            clean=report.clean,
+            summary=report.summary(),
+            skus=report.skus,
+            differences=len(report.differences),
+            left=report.left,
+            oversold=report.oversold,
+        )
+        client.set(keys.LAST_RECONCILE, msgspec.json.encode(verdict))
     return report
 
 
@@ -196,6 +231,14 @@ def _overdue_orders(client: TextRedis) -> list[Difference]:
             cause = "it has no record" if changed is None else "no worker got to it, or each one failed"
             found.append(Difference(what=f"order {order_id} is still open", cause=cause))
     return found
+
+
+def _oversold() -> list[Difference]:
+    """Products sold beyond what was on sale: a constraint forbids it, and this is to notice when it is not there."""
+    return [
+        Difference(what=f"{sku}: {confirmed} confirmed of {on_sale} on sale", cause="", is_oversold=True)
+        for sku, on_sale, confirmed in rows("oversold")
+    ]
 
 
 def _ledger_differences() -> list[Difference]:

@@ -14,7 +14,9 @@ import msgspec
 import structlog
 from celery import Task
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.signals import worker_process_shutdown
 
+from shop import figures
 from shop.domain import Order, Status
 from shop.fulfilment import Busy, Rules, cancel, forgive, fulfil
 from shop.stores import StoreUnavailable, redis_client
@@ -27,6 +29,12 @@ log = structlog.get_logger()
 #: Seconds between tries while a store is away: soon at first, then steadily; far below the visibility timeout, because a
 #: task that waits is a message not acknowledged.
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 4.0
+
+
+@worker_process_shutdown.connect
+def tell_figures(**_: Any) -> None:
+    """Have what this process counted last told before it ends."""
+    figures.tally.tell()
 
 
 class OrderFailed(Exception):

@@ -16,6 +16,9 @@ from celery.signals import heartbeat_sent, worker_ready, worker_shutting_down
 #: A worker writes every two seconds; silent for so long, it counts as gone.
 TTL_S = 10
 PATTERN = "heartbeat:worker:*"
+#: Names of workers by when they last wrote it, so that nobody has to search all keys for them; kept for a day.
+SEEN = "workers:seen"
+SEEN_S = 86_400
 
 _clients: dict[int, "redis.Redis"] = {}
 
@@ -39,8 +42,13 @@ def key(name: str) -> str:
 def beat(sender: Any, **_: Any) -> None:
     """Say that the worker is alive. Redis away is not this worker's fault, and shows by the key's absence."""
     heart = getattr(sender, "eventer", sender)
+    now = time.time()
     try:
-        _client().set(key(heart.hostname), f"{time.time():.3f}", ex=TTL_S)
+        pipe = _client().pipeline(transaction=False)
+        pipe.set(key(heart.hostname), f"{now:.3f}", ex=TTL_S)
+        pipe.zadd(SEEN, {heart.hostname: now})
+        pipe.zremrangebyscore(SEEN, "-inf", now - SEEN_S)
+        pipe.execute()
     except redis.RedisError:
         return
 

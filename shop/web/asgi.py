@@ -21,7 +21,7 @@ from django.core.exceptions import TooManyFieldsSent  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 from django.urls import Resolver404, ResolverMatch, get_resolver  # noqa: E402
 
-from shop import intake, queue, results, storage_check  # noqa: E402
+from shop import figures, intake, queue, results, storage_check  # noqa: E402
 from shop.stores import StoreUnavailable, order_database, web_database, web_redis  # noqa: E402
 from shop.web import metrics  # noqa: E402
 from shop.web.bodies import Receive, replayed, whole_body  # noqa: E402
@@ -113,6 +113,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             await web_database.close()
             await order_database.close()
             await web_redis().aclose()
+            await asyncio.to_thread(figures.tally.tell)
             await send({"type": "lifespan.shutdown.complete"})
             return
 

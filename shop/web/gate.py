@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from shop import figures
 from shop.web.problems import Kind, Problem
 
 
@@ -24,8 +25,10 @@ class Gate:
     def passage(self, now: float) -> Iterator[None]:
         """Take in an order for as long as the block lasts. Raises `Problem` where it would only keep others waiting."""
         if self.inside >= self.MOST:
+            figures.tally.add(f"{figures.INTAKE}unavailable")
             raise Problem(kind=Kind.UNAVAILABLE)
         if self.inside >= self.FEW and now < self._full_until:
+            figures.tally.add(f"{figures.INTAKE}queue_full")
             raise Problem(kind=Kind.QUEUE_FULL)
         self.inside += 1
         try:

@@ -1,65 +1,191 @@
-"""What Prometheus may ask: counts of this process, and the state of the queue."""
+"""What Prometheus may ask. Every web process answers for the whole system: all figures are in Redis (`shop.figures`)."""
 
+import asyncio
+import platform
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from itertools import accumulate
+from typing import Any, Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 
-from shop import keys
-from shop.intake import Intake
-from shop.stores import StoreUnavailable, store_faults, web_redis
+from shop import figures, system_state
+from shop.figures import Histogram
+from shop.stores import StoreUnavailable, web_thread_redis
+from shop.system_state import SystemState
 from shop.web.http import Answer, Request
 from shop.web.problems import require_method
 
-registry = CollectorRegistry()
-_requests = Counter(
-    "reserva_http_requests", "API requests answered by this process.", ["method", "status"], registry=registry
-)
-_intake = Counter(
-    "reserva_intake", "What became of orders posted to this process.", ["outcome"], registry=registry
-)
-_up = Gauge("reserva_redis_up", "Whether Redis answered this scrape.", registry=registry)
-_open = Gauge("reserva_open_orders", "Orders accepted and without a final state.", registry=registry)
-_queue = Gauge("reserva_queue_messages", "Messages of orders waiting for a worker.", registry=registry)
-_reservations = Gauge("reserva_open_reservations", "Reservations not settled yet.", registry=registry)
-
+#: Of the API, not of the software: what clients see.
+API_VERSION: Final = "1.0.0"
 
 _METHODS = {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 def count_request(method: str, status: int) -> None:
     """Count an answered request."""
-    _of_requests(method if method in _METHODS else "other", status).inc()
-
-
-def count_intake(answer: Intake) -> None:
-    """Count what became of an order that was posted."""
-    _of_intake(type(answer).__name__).inc()
+    figures.tally.add(_of_request(method, status))
 
 
 @cache
-def _of_requests(method: str, status: int) -> Counter:
-    return _requests.labels(method, str(status))
+def _of_request(method: str, status: int) -> str:
+    return f"{figures.HTTP}{method if method in _METHODS else 'other'}:{status}"
 
 
-@cache
-def _of_intake(outcome: str) -> Counter:
-    return _intake.labels(outcome.lower())
+def count_refusal(reason: str) -> None:
+    """Count an order that never got as far as the intake."""
+    figures.tally.add(figures.INTAKE + reason)
 
 
 async def metrics(request: Request) -> Answer:
     """`GET /metrics`"""
     require_method(request.method, "GET", "HEAD")
+    return Answer(await asyncio.to_thread(_text), content_type=CONTENT_TYPE_LATEST)
+
+
+def _text() -> bytes:
     try:
-        with store_faults():
-            pipe = web_redis().pipeline(transaction=False)
-            pipe.zcard(keys.OPEN_ORDERS)
-            pipe.llen(keys.ORDER_QUEUE)
-            pipe.hlen(keys.RESERVATIONS)
-            open_orders, waiting, reservations = await pipe.execute()
-        _open.set(open_orders)
-        _queue.set(waiting)
-        _reservations.set(reservations)
-        _up.set(1)
+        found = _all(system_state.look(web_thread_redis()), figures.totals(web_thread_redis()))
     except StoreUnavailable:
-        _up.set(0)
-    return Answer(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+        found = [GaugeMetricFamily("reserva_redis_up", "Whether Redis answered this scrape.", 0)]
+    return generate_latest(_Found([*found, _build()]))
+
+
+class _Found:
+    """Metrics as prometheus_client wants to be given them."""
+
+    def __init__(self, found: Iterable[Metric]) -> None:
+        self._found = found
+
+    def collect(self) -> Iterable[Metric]:
+        return self._found
+
+
+def _build() -> Metric:
+    return InfoMetricFamily(
+        "reserva_build",
+        "What runs here.",
+        {"api_version": API_VERSION, "python": platform.python_version()},
+    )
+
+
+def _all(state: SystemState, counted: Mapping[str, int]) -> list[Metric]:
+    return [
+        GaugeMetricFamily("reserva_redis_up", "Whether Redis answered this scrape.", 1),
+        *_counters(counted),
+        _histogram(
+            figures.ORDER_MS,
+            counted,
+            name="reserva_order_seconds",
+            text="From the acceptance of an order to its first final state.",
+            scale=1000,
+        ),
+        _histogram(
+            figures.BATCH_ORDERS,
+            counted,
+            name="reserva_batch_orders",
+            text="Orders that a worker took together.",
+        ),
+        *_gauges(state),
+        *_of_workers(state),
+        *_of_reconcile(state),
+    ]
+
+
+def _counters(counted: Mapping[str, int]) -> Iterator[Metric]:
+    yield _by_label(
+        counted,
+        figures.INTAKE,
+        CounterMetricFamily("reserva_intake", "What became of orders that were posted.", labels=["outcome"]),
+    )
+    yield _by_label(
+        counted,
+        figures.ENDED,
+        CounterMetricFamily(
+            "reserva_orders_ended",
+            "Orders that came to a final state; one that is cancelled after it was confirmed came to two.",
+            labels=["status", "reason"],
+        ),
+    )
+    yield _by_label(
+        counted,
+        figures.HTTP,
+        CounterMetricFamily("reserva_http_requests", "API requests answered.", labels=["method", "status"]),
+    )
+    for name, text, field in (
+        ("reserva_units_sold", "Units in confirmed orders.", figures.UNITS_SOLD),
+        ("reserva_lock_waits", "How often an order met a lock that another batch held.", figures.LOCK_WAITS),
+    ):
+        yield CounterMetricFamily(name, text, counted.get(field, 0))
+
+
+def _by_label(counted: Mapping[str, int], prefix: str, family: CounterMetricFamily) -> Metric:
+    for field in sorted(counted):
+        if field.startswith(prefix):
+            family.add_metric(field.removeprefix(prefix).split(":"), counted[field])
+    return family
+
+
+def _histogram(
+    histogram: Histogram, counted: Mapping[str, int], *, name: str, text: str, scale: int = 1
+) -> Metric:
+    """`scale`: how many of the histogram's unit are one of the metric's."""
+    bounds = [str(float(bound / scale)) for bound in histogram.bounds]
+    buckets = list(zip([*bounds, "+Inf"], accumulate(histogram.counts(counted)), strict=True))
+    family = HistogramMetricFamily(name, text)
+    family.add_metric([], buckets, histogram.total(counted) / scale)
+    return family
+
+
+def _gauges(state: SystemState) -> Iterator[Metric]:
+    gauges: dict[str, tuple[str, float | None]] = {
+        "reserva_open_orders": ("Orders accepted and without a final state.", state.open_orders),
+        "reserva_open_cancellations": ("Orders to be cancelled.", state.cancelling),
+        "reserva_open_reservations": ("Reservations not settled yet.", state.reservations),
+        "reserva_queue_messages": ("Messages of orders waiting for a worker.", state.waiting),
+        "reserva_queue_oldest_seconds": (
+            "How long the order that is next in line has waited; 0 where none waits.",
+            state.oldest_s or 0.0,
+        ),
+        "reserva_messages_in_hand": ("Messages that workers have fetched and not finished.", state.in_hand),
+        "reserva_housekeeping_messages": ("Messages of housekeeping that wait.", state.housekeeping),
+        "reserva_unreadable_messages": ("What was on a queue and is no message.", state.unreadable),
+        "reserva_workers": ("Workers whose heartbeat is not older than 10 s.", len(state.workers)),
+        "reserva_sweeper_age_seconds": (
+            "Age of the last sweep; there is none where it is older than 30 s.",
+            state.swept_s,
+        ),
+    }
+    for name, (text, value) in gauges.items():
+        if value is not None:
+            yield GaugeMetricFamily(name, text, value)
+
+
+def _of_workers(state: SystemState) -> Iterator[Metric]:
+    ages = GaugeMetricFamily(
+        "reserva_worker_heartbeat_age_seconds", "Age of its heartbeat.", labels=["worker"]
+    )
+    for worker, age_s in sorted(state.workers.items()):
+        ages.add_metric([worker], age_s)
+    yield ages
+
+
+def _of_reconcile(state: SystemState) -> Iterator[Metric]:
+    verdict = state.reconcile
+    if verdict is None:
+        return
+    of_last: dict[str, tuple[str, Any]] = {
+        "reserva_reconcile_timestamp_seconds": ("When the last reconcile ended.", verdict.at_ms / 1000),
+        "reserva_reconcile_clean": ("Whether it left nothing that differs.", int(verdict.clean)),
+        "reserva_reconcile_differences": ("Differences that it found and did not mend.", verdict.left),
+        "reserva_oversold_skus": ("SKUs of which more is confirmed than was on sale.", verdict.oversold),
+    }
+    for name, (text, value) in of_last.items():
+        yield GaugeMetricFamily(name, text, value)

@@ -15,6 +15,7 @@ from shop.cancellation import Cancellation, request_cancel
 from shop.domain import Line, Status
 from shop.intake import Accepted, QueueFull, RateLimited, Replayed, Reused
 from shop.results import OrderState
+from shop.stores import StoreUnavailable
 from shop.web import metrics
 from shop.web.access import require
 from shop.web.gate import Gate
@@ -40,8 +41,12 @@ async def collection(request: Request) -> Answer:
     """`POST /api/v1/orders`"""
     require_method(request.method, "POST")
     now = asyncio.get_running_loop().time()
-    with gate.passage(now):
-        return await _placed(request, now + PATIENCE_S)
+    try:
+        with gate.passage(now):
+            return await _placed(request, now + PATIENCE_S)
+    except (StoreUnavailable, TimeoutError):
+        metrics.count_refusal("unavailable")
+        raise
 
 
 async def _placed(request: Request, deadline: float) -> Answer:
@@ -57,7 +62,6 @@ async def _placed(request: Request, deadline: float) -> Answer:
         now_ms=int(time.time() * 1000),
     )
     answer = await intake.accept(order, key, deadline)
-    metrics.count_intake(answer)
     reach("web.before_answer")
     match answer:
         case Accepted():

@@ -1,0 +1,109 @@
+"""What the system is doing at this moment: what waits, who works, what was found wrong. One look, whoever asks."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from shop import keys
+from shop.domain import Order
+from shop.queue import BROKER_IS_LEDGER
+from shop.reconciliation import Verdict, last_verdict
+from shop.stores import TextRedis, store_faults
+from shop.sweeper import HEARTBEAT_TTL_S
+from workers import heartbeat
+
+_message = msgspec.json.Decoder(dict[str, Any])
+_arguments = msgspec.json.Decoder(tuple[tuple[Order], dict[str, Any], Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemState:
+    """One look at the system. Ages are in seconds, None where there is nothing that could have one.
+
+    `now_s`: Redis's clock, in Unix time. `waiting`: messages of orders that no worker has fetched; `oldest_s`: for how long
+    the order that is next has waited, None too where the broker is not the orders' Redis; `in_hand`: messages that workers
+    have fetched and not finished. `workers`: alive, by the age of their last heartbeat.
+    """
+
+    now_s: float
+    open_orders: int = 0
+    cancelling: int = 0
+    reservations: int = 0
+    waiting: int = 0
+    oldest_s: float | None = None
+    in_hand: int = 0
+    housekeeping: int = 0
+    unreadable: int = 0
+    workers: Mapping[str, float] = field(default_factory=dict)
+    swept_s: float | None = None
+    reconcile: Verdict | None = None
+
+    @property
+    def reconciled_s(self) -> float | None:
+        """Age of the last reconcile's verdict. Its clock is a worker's: it never lies ahead."""
+        return None if self.reconcile is None else max(0.0, self.now_s - self.reconcile.at_ms / 1000)
+
+
+def look(client: TextRedis) -> SystemState:
+    """Look at the system. Raises `StoreUnavailable` when Redis is away."""
+    with store_faults():
+        pipe = client.pipeline(transaction=False)
+        pipe.time()
+        pipe.zcard(keys.OPEN_ORDERS)
+        pipe.zcard(keys.CANCELLATIONS)
+        pipe.hlen(keys.RESERVATIONS)
+        pipe.llen(keys.ORDER_QUEUE)
+        pipe.lindex(keys.ORDER_QUEUE, -1)
+        pipe.hlen("unacked")
+        pipe.llen(keys.MAINTENANCE_QUEUE)
+        pipe.llen("unreadable")
+        pipe.zrange(heartbeat.SEEN, 0, -1)
+        pipe.pttl(keys.SWEEPER_HEARTBEAT)
+        pipe.get(keys.LAST_RECONCILE)
+        found = pipe.execute()
+    (seconds, microseconds), *counts, names, swept_left_ms, verdict = found
+    now_s = seconds + microseconds / 1e6
+    return SystemState(
+        now_s=now_s,
+        open_orders=counts[0],
+        cancelling=counts[1],
+        reservations=counts[2],
+        waiting=counts[3],
+        oldest_s=_waited_s(counts[4], now_s) if BROKER_IS_LEDGER else None,
+        in_hand=counts[5],
+        housekeeping=counts[6],
+        unreadable=counts[7],
+        workers=_alive(client, names),
+        swept_s=_age_s(swept_left_ms, HEARTBEAT_TTL_S),
+        reconcile=last_verdict(verdict),
+    )
+
+
+def _alive(client: TextRedis, names: list[str]) -> dict[str, float]:
+    """Workers whose heartbeat has not expired."""
+    with store_faults():
+        pipe = client.pipeline(transaction=False)
+        for name in names:
+            pipe.pttl(heartbeat.key(name))
+        ages = [_age_s(left_ms, heartbeat.TTL_S) for left_ms in pipe.execute()]
+    return {name: age for name, age in zip(names, ages, strict=True) if age is not None}
+
+
+def _age_s(left_ms: int, lifetime_s: float) -> float | None:
+    """How long ago a key was written that lives for `lifetime_s`: by Redis's clock alone, whatever the writer's says."""
+    return max(0.0, lifetime_s - left_ms / 1000) if left_ms >= 0 else None
+
+
+def _waited_s(message: str | None, now_s: float) -> float | None:
+    """How long the order of a message has waited; None where it holds none."""
+    if message is None:
+        return None
+    try:
+        body = base64.b64decode(_message.decode(message)["body"])
+        (order,), *_ = _arguments.decode(body)
+    except (ValueError, KeyError, TypeError):
+        return None
+    return max(0.0, now_s - order.accepted_at_ms / 1000)
