@@ -27,8 +27,8 @@ $(INSTALLED): requirements-dev.lock
 up: $(INSTALLED)  ## Run the whole system here: WEB_PORT=8000 FLOWER_PORT=5555 DATA_DIR=.data
 	@exec $(BIN)/python manage.py up
 
-demo: $(INSTALLED)  ## A flash sale with many buyers and few units, and its verdict
-	@exec $(BIN)/python manage.py demo
+demo: $(INSTALLED)  ## A flash sale, its verdict and a report with plots: ARGS=--help for its size
+	@exec $(BIN)/python manage.py demo $(ARGS)
 
 bench: $(INSTALLED)  ## Measure it beside its baselines: QUICK=1 for 2 minutes, ORDERS=FILE for real orders
 	@exec $(BIN)/python -m tests.benchmarks $(if $(QUICK),--quick) $(if $(ORDERS),--orders "$(ORDERS)")

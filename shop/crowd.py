@@ -109,10 +109,13 @@ async def buy(
     await _together(buyer, wishes, buyers)
     seconds = tally.seconds
     skus = sorted({line.sku for wish in wishes for line in wish.lines})
-    return Bought(purchases=purchases, seconds=seconds, available=await _available(client, skus, buyers))
+    return Bought(
+        purchases=purchases, seconds=seconds, available=await available(client, skus, askers=buyers)
+    )
 
 
-async def _available(client: Client, skus: Sequence[str], askers: int) -> dict[str, int]:
+async def available(client: Client, skus: Sequence[str], *, askers: int) -> dict[str, int]:
+    """Units left of each SKU, as the API says; SKUs that it does not know are missing."""
     found: dict[str, int] = {}
 
     async def asker(waiting: Iterator[str]) -> None:
@@ -142,7 +145,7 @@ async def _together(
 
 async def _purchase(client: Client, wish: Wish, tally: Tally, changed: Changed) -> Purchase:
     began = perf_counter()
-    copies = await asyncio.gather(*(_copy(client, wish) for _ in range(wish.copies)))
+    copies = await asyncio.gather(*(place(client, wish) for _ in range(wish.copies)))
     tally.placed += 1
     changed(tally)
     answers = await asyncio.gather(*(_ended(client, order) for order, _ in copies))
@@ -154,7 +157,8 @@ async def _purchase(client: Client, wish: Wish, tally: Tally, changed: Changed) 
     )
 
 
-async def _copy(client: Client, wish: Wish) -> tuple[OrderAnswer, bool]:
+async def place(client: Client, wish: Wish) -> tuple[OrderAnswer, bool]:
+    """Place one copy of the wish; the order, and whether its key was known. Raises `Refused` that names it."""
     items = [(line.sku, line.quantity) for line in wish.lines]
     try:
         placed = await client.place_order(

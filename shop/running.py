@@ -9,10 +9,12 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """Where its API is, and a key for it with all scopes."""
+    """Where its API is, a key for it with all scopes, and whom its pages for staff let in."""
 
     url: str
     api_key: str
+    staff_user: str
+    staff_password: str
 
 
 def find(data_dir: Path) -> Running | None:
@@ -21,7 +23,12 @@ def find(data_dir: Path) -> Running | None:
         status = json.loads((data_dir / "up.json").read_text())
     except FileNotFoundError:
         return None
-    running = Running(url=status["web_url"], api_key=status["api_key"])
+    running = Running(
+        url=status["web_url"],
+        api_key=status["api_key"],
+        staff_user=status.get("staff_user", ""),
+        staff_password=status.get("staff_password", ""),
+    )
     return running if _listens(running.url) else None
 
 

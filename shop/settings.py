@@ -179,4 +179,6 @@ LOGGING = {
     "formatters": {"json": {"()": "shop.logs.formatter"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    # It tells of its list of fonts.
+    "loggers": {"matplotlib": {"level": "WARNING"}},
 }

@@ -95,7 +95,7 @@ class Crowd:
         async with Client(self._system.url, self._system.api_key) as client:
             client._pool = self.pool
             for wave in range(WAVES_MAX):
-                sale = flash_sale.flash_sale(f"{self._run}-{wave}", WAVE, Random(wave))
+                sale = flash_sale.flash_sale(f"{self._run}-{wave}", chance=Random(wave), buyers=WAVE, skus=9)
                 await sync_to_async(catalogue.store)(sale.items, reason="test")
                 bought = await crowd.buy(client, sale.wishes, buyers=BUYERS)
                 self.purchases += bought.purchases
