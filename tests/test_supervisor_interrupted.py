@@ -13,23 +13,27 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_what_a_killed_supervisor_left_is_ended_by_the_next(tmp_path: Path) -> None:
+    log = tmp_path / "web.log"
+    # In a session of its own the grandchild outlives its parent, which tells its number once it is the program it is to be.
+    web = (
+        "import os, subprocess\n"
+        "child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "print(os.getpid(), child.pid, flush=True)\n"
+        "child.wait()"
+    )
     program = f"""
+import sys
 from pathlib import Path
 from workers.processes import Part
 from workers.supervisor import Supervisor
-folder = Path({str(tmp_path)!r})
-# In a session of its own the grandchild outlives its parent.
-argv = ["python3", "-c", "import subprocess as s; s.run(['sleep', '600'], start_new_session=True)"]
-with Supervisor(folder, say=print, changed=lambda pids: None) as system:
-    system.start(Part(name="web", argv=argv, log=folder / "web.log"))
-    system.wait_until(lambda: len(system.pids["web"]) == 2, what="all", within_s=10)
-    print(*system.pids["web"], flush=True)
+with Supervisor(Path({str(tmp_path)!r}), say=print, changed=lambda pids: None) as system:
+    system.start(Part(name="web", argv=[sys.executable, "-c", {web!r}], log=Path({str(log)!r})))
     system.keep()
 """
-    killed = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    killed = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL)
     with killed:
-        assert killed.stdout
-        parent, child = next([int(n) for n in line.split()] for line in killed.stdout if line[0].isdigit())
+        wait_until(lambda: log.exists() and "\n" in log.read_text(), what="parent and child")
+        parent, child = map(int, log.read_text().split())
         killed.kill()
     wait_until(lambda: not is_running(parent))
     assert is_running(child)
