@@ -33,6 +33,7 @@ class Recorded:
     since_ms: int
     token: str
     reason: Reason | None
+    fingerprint: str
 
 
 class Refused(Exception):
@@ -58,7 +59,13 @@ def record(decisions: Sequence[Decision]) -> dict[str, Recorded]:
             raise
         known = recorded([d.order.id for d in ordered if d.order.id not in fresh])
     return known | {
-        d.order.id: Recorded(status=d.status, since_ms=now_ms, token=d.token, reason=d.reason)
+        d.order.id: Recorded(
+            status=d.status,
+            since_ms=now_ms,
+            token=d.token,
+            reason=d.reason,
+            fingerprint=d.order.fingerprint,
+        )
         for d in ordered
         if d.order.id in fresh
     }
@@ -75,8 +82,9 @@ def recorded(ids: Sequence[str]) -> dict[str, Recorded]:
                 since_ms=round(updated_at.timestamp() * 1000),
                 token=token,
                 reason=msgspec.convert(_loaded(reason), Reason) if reason else None,
+                fingerprint=fingerprint,
             )
-            for order_id, status, updated_at, token, reason in rows("recorded", ids=list(ids))
+            for order_id, status, updated_at, token, reason, fingerprint in rows("recorded", ids=list(ids))
         }
 
 

@@ -246,6 +246,7 @@ def _settle(
             decided.since_ms,
             decided.token,
             reason,
+            decided.fingerprint,
             _json.encode(skus[order_id]) if accept_lost else "",
         ]
     names = [keys.RESERVATIONS, keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.SETTLED_CHANNEL]
@@ -264,8 +265,10 @@ def _settle(
                 outcomes[order_id] = cancel(order_id, client=client, undecided=True)
             case ["lost"]:
                 log.warning("reservation lost, loading its stock afresh", order=order_id)
-                # What we believed is as old as what Redis lost: somebody may have cancelled the order since.
-                outcomes |= _settle(books.recorded([order_id]), skus, [], client, accept_lost=True)
+                # What we believed is as old as what Redis lost: somebody may have cancelled the order since, and it may be
+                # another order under its key that the books have.
+                counted = {order_id: books.skus_of(order_id)}
+                outcomes |= _settle(books.recorded([order_id]), counted, [], client, accept_lost=True)
             case _:
                 raise AssertionError(f"settle.lua answered {reply}")
     figures.tally.add_all({figures.ENDED + end: times for end, times in Counter(ends).items()})

@@ -361,6 +361,26 @@ def test_a_key_whose_order_was_lost_may_stand_for_another(losses: tuple[Loss, ..
 
 
 @pytest.mark.parametrize(
+    ("losses", "decided_at", "wrong"),
+    [
+        pytest.param((FORGOTTEN,), 9.0, 0, id="a worker had it in hand"),
+        pytest.param((FORGOTTEN,), 7.5, 1, id="it was decided before"),
+        pytest.param((), 9.0, 1, id="Redis had lost nothing"),
+    ],
+)
+def test_only_while_a_worker_has_a_lost_order_in_hand_may_its_key_be_taken_for_another(
+    losses: tuple[Loss, ...], decided_at: float, wrong: int
+) -> None:
+    decided = replace(row("rejected", "k4", sold=0), committed_at=decided_at)
+    evidence = replace(with_orders(order_3=decided), told={**EVIDENCE.told, THIRD: "rejected"})
+    other, again = placed("k4", THIRD, units=1, at=8.0), placed("k4", THIRD, at=10.0)
+
+    found = checker.check(case(ACCEPTED, other, again, evidence=evidence, losses=losses))
+
+    assert len(found) == wrong
+
+
+@pytest.mark.parametrize(
     ("losses", "wrong"), [((ROLLED_BACK,), 0), ((), 2), ((replace(ROLLED_BACK, wishes=frozenset()),), 2)]
 )
 def test_only_a_rollback_may_bring_back_an_order_that_was_cancelled(

@@ -11,6 +11,7 @@ from tests.chaos.run import Plan, Run
 from tests.chaos.schedule import Burst, bursts
 
 SEED: Final = 4
+PATIENCE_S: Final = 300
 #: Kinds after which all is well within seconds.
 KINDS: Final = (
     "scripts-flushed",
@@ -31,7 +32,9 @@ KINDS: Final = (
 
 
 def test_everything_that_was_promised_holds_through_faults(tmp_path: Path) -> None:
-    plan = Plan(seed=SEED, seconds=12, faults=[CATALOGUE[name] for name in KINDS], clients=8, most=len(KINDS))
+    faults = [CATALOGUE[name] for name in KINDS]
+    # It ends with the last of so many faults, however long a busy machine takes for them.
+    plan = Plan(seed=SEED, seconds=PATIENCE_S, faults=faults, clients=8, most=len(KINDS))
     tmp_path.chmod(0o711)  # PostgreSQL, started by root, runs as somebody who must be able to pass through
     said: list[str] = [f"seed {SEED}"]
 
@@ -39,7 +42,7 @@ def test_everything_that_was_promised_holds_through_faults(tmp_path: Path) -> No
 
     print(*said, sep="\n")  # what pytest shows where it fails
     assert result.violations == []
-    assert sum(not one.missed for one in result.injections) >= len(KINDS) - 2
+    assert sum(not one.missed for one in result.injections) >= len(KINDS)
     assert any(one.outcome == UNKNOWN for one in result.operations)
     assert result.ended["confirmed"] > 100
     data = report.as_data(plan, result)

@@ -85,6 +85,16 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         test_fulfilment.test_a_loss_accepted_late_leaves_no_counter_that_a_second_loss_has_brought_back,
     ),
     (
+        "a record is ended only where it is of the order in the books",
+        "settle.lua",
+        "if was and recorded ~= fingerprint then",
+        "if false then",
+        partial(
+            test_fulfilment.test_a_key_that_redis_lost_and_took_for_another_order_shows_the_one_in_the_books,
+            worker="goes on",
+        ),
+    ),
+    (
         "units come back only to a counter that is loaded",
         "settle.lua",
         "if call('EXISTS', key) == 1 then call('INCRBY', key, reservation[at + 1]) end",

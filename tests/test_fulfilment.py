@@ -1,5 +1,7 @@
 """What becomes of orders: with one worker, with many at once, and after each kind of interruption."""
 
+import uuid
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -372,6 +374,40 @@ def test_a_worker_that_froze_while_its_order_was_cancelled_and_redis_lost_it_sho
     assert (status_in_redis(client, order), status_in_books(order)) == ("cancelled", "cancelled")
     stock.load(client, [sku])
     assert free_in_redis(client, sku) == 10
+    assert_at_rest(client)
+
+
+@pytest.mark.usefixtures("locks")
+@pytest.mark.parametrize("worker", ["goes on", "dies"])
+def test_a_key_that_redis_lost_and_took_for_another_order_shows_the_one_in_the_books(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch, worker: str
+) -> None:
+    wanted, other, key = a_sku(stock=10), a_sku(stock=10), uuid.uuid4().hex
+    (order,) = accepted(client, an_order((wanted, 8), key=key))
+    another = an_order((other, 3), key=key)
+    record = books.record
+
+    def lose(decisions: list[Decision]) -> object:
+        """Everything; counters are loaded and the key comes again before PostgreSQL has the order."""
+        client.flushdb()
+        stock.load(client, [wanted, other])
+        accepted(client, another)
+        monkeypatch.setattr(books, "record", record)
+        recorded = record(decisions)
+        if worker == "dies":
+            raise Died
+        return recorded
+
+    monkeypatch.setattr(books, "record", lose)
+    with suppress(Died):
+        fulfil([order], client=client)
+
+    outcomes = fulfil([another], client=client)
+
+    assert outcomes == {order.id: Status.CONFIRMED}
+    assert client.hget(keys.order(order.id), "fingerprint") in {None, order.fingerprint}
+    stock.load(client, [wanted, other])
+    assert (free_in_redis(client, wanted), free_in_redis(client, other)) == (2, 10)
     assert_at_rest(client)
 
 

@@ -187,7 +187,7 @@ def settle(
     """Settle orders, each `(id, status, token)`."""
     args: list[Any] = [100, len(orders)]
     for order, status, token in orders:
-        args += [order, status, 3000, token, "", forget]
+        args += [order, status, 3000, token, "", "f", forget]
     names = [keys.RESERVATIONS, keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.SETTLED_CHANNEL]
     return scripts.run(client, "settle", names, [*args, *locks])
 

@@ -73,7 +73,7 @@ def statements_counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def settled(order: Order) -> tuple[list[str], list[Any]]:
     """Names and arguments with which `settle.lua` publishes that the order was confirmed."""
     names = [keys.RESERVATIONS, keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.SETTLED_CHANNEL]
-    return names, [keys.DAY_S, 1, order.id, Status.CONFIRMED.value, 1_000, "", "", ""]
+    return names, [keys.DAY_S, 1, order.id, Status.CONFIRMED.value, 1_000, "", "", order.fingerprint, ""]
 
 
 # --- sharing ----------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 --
 -- KEYS 1 reservations, 2 orders:open, 3 orders:cancelling, 4 channel
 -- ARGV 1 time-to-live s of an ended order, 2 number of orders; then per order: id, status, since when (ms), token that
---      PostgreSQL counts as confirmed ('' = none), reason (JSON or ''), SKUs to forget if the reservation is lost (JSON or '');
---      then locks: sku, owner, ...
+--      PostgreSQL counts as confirmed ('' = none), reason (JSON or ''), fingerprint, SKUs to forget if the reservation is
+--      lost (JSON or ''); then locks: sku, owner, ...
 -- REPLY JSON, per order: {'settled'} | {'kept', status} | {'cancel_requested'} | {'lost'}
 --   'kept': it had ended before. 'cancel_requested': somebody cancelled it meanwhile; nothing was published, cancel it now.
 --   'lost': PostgreSQL counts a reservation that Redis no longer has as it was: nobody can tell whether `estoque:` knows of
@@ -24,9 +24,9 @@ local function forget(skus)
   for _, sku in ipairs(cjson.decode(skus)) do call('DEL', 'estoque:' .. sku, 'level:' .. sku) end
 end
 
-local function settle(id, status, since, counted, reason, skus_if_lost)
+local function settle(id, status, since, counted, reason, fingerprint, skus_if_lost)
   local record = 'order:' .. id
-  local was, cancel = unpack(call('HMGET', record, 'status', 'cancel'))
+  local was, cancel, recorded = unpack(call('HMGET', record, 'status', 'cancel', 'fingerprint'))
   local open = not was or was == 'queued'
   if was == 'queued' and status ~= 'cancelled' and cancel then return {'cancel_requested'} end
   local held = call('HGET', KEYS[1], id)
@@ -44,7 +44,10 @@ local function settle(id, status, since, counted, reason, skus_if_lost)
   call('ZREM', KEYS[2], id)
   if status ~= 'confirmed' then call('ZREM', KEYS[3], id) end
   if not open and not (was == 'confirmed' and status == 'cancelled') then return {'kept', was} end
-  if was then
+  if was and recorded ~= fingerprint then
+    -- Redis lost the order while a worker had it, and its key came for another one: PostgreSQL tells which of them it is.
+    call('DEL', record)
+  elseif was then
     call('HSET', record, 'status', status, 'updated_at', since, 'reason', reason)
     if cancel then call('HDEL', record, 'cancel') end
     call('EXPIRE', record, ARGV[1])
@@ -65,8 +68,8 @@ end
 
 local replies, at = {}, 3
 for i = 1, tonumber(ARGV[2]) do
-  replies[i] = settle(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5])
-  at = at + 6
+  replies[i] = settle(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6])
+  at = at + 7
 end
 for from = at, #ARGV, 1000 do release(from, math.min(from + 999, #ARGV)) end
 if #news > 0 then call('PUBLISH', KEYS[4], table.concat(news, '\n')) end

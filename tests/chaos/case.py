@@ -60,6 +60,15 @@ class Case:
             for loss in self.losses
         )
 
+    def may_be_another(self, told: Operation) -> bool:
+        """Whether Redis had lost the order while a worker had it in hand, and that had not decided it yet."""
+        row = self.evidence.orders.get(told.id)
+        decided_at = row.committed_at if row else None
+        return decided_at is not None and any(
+            told.id in loss.orders and loss.began < told.end and told.start < decided_at
+            for loss in self.losses
+        )
+
     def may_be_unpublished(self, told: Operation) -> bool:
         """Whether the order's end may not have been in Redis yet, its worker having died, and PostgreSQL was away."""
         row = self.evidence.orders.get(told.id)

@@ -99,6 +99,9 @@ def _eras(case: Case, placed: Sequence[Operation]) -> Iterable[Sequence[Operatio
     for one in accepted:
         if case.may_be_taken_for_new(one):
             continue
+        row = case.evidence.orders.get(one.id)
+        if row and _units(one.lines) != _units(row.lines) and case.may_be_another(one):
+            continue
         losses = [loss for loss in case.losses if one.id in loss.orders]
         if one.outcome == OK and not any(
             loss.began <= one.end and one.start <= loss.ended for loss in losses
