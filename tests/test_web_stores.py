@@ -174,6 +174,23 @@ def test_a_frozen_postgresql_is_given_up_soon_and_then_left_alone_for_a_while(
     in_a_web_process(story)
 
 
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_web_process_that_was_frozen_takes_postgresql_for_away_no_more_than_before(
+    client: "redis.Redis", run: Callable[[Coroutine[Any, Any, Any]], Any]
+) -> None:
+    async def story() -> None:
+        database = WebDatabase()
+        await database.rows("count_products")
+        asked = [asyncio.create_task(database.rows("count_products")) for _ in range(3)]
+        await asyncio.sleep(0)
+        time.sleep(WebDatabase.PATIENCE_S + WebDatabase.LINE_S)  # noqa: ASYNC251 - nothing of the process runs
+        assert await asyncio.gather(*asked)
+        await database.close()
+
+    connection.close()
+    in_a_web_process(story, run)
+
+
 def test_without_hanging_up_a_frozen_postgresql_keeps_orders_waiting(
     client: "redis.Redis", postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
