@@ -8,7 +8,7 @@ from math import ceil
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
-from shop.client import Client, Refused, Unavailable
+from shop.client import AsyncClient, Refused, Unavailable
 from shop.domain import Line, Status
 from shop.web.schemas import OrderAnswer
 
@@ -88,7 +88,7 @@ Changed = Callable[[Tally], None]
 
 
 async def buy(
-    client: Client, wishes: Sequence[Wish], *, buyers: int, changed: Changed = lambda tally: None
+    client: AsyncClient, wishes: Sequence[Wish], *, buyers: int, changed: Changed = lambda tally: None
 ) -> Bought:
     """Let so many buyers place all wishes, each buyer one after another; returns when all orders have ended.
 
@@ -114,7 +114,7 @@ async def buy(
     )
 
 
-async def available(client: Client, skus: Sequence[str], *, askers: int) -> dict[str, int]:
+async def available(client: AsyncClient, skus: Sequence[str], *, askers: int) -> dict[str, int]:
     """Units left of each SKU, as the API says; SKUs that it does not know are missing."""
     found: dict[str, int] = {}
 
@@ -143,7 +143,7 @@ async def _together(
         raise failed.exceptions[0] from None
 
 
-async def _purchase(client: Client, wish: Wish, tally: Tally, changed: Changed) -> Purchase:
+async def _purchase(client: AsyncClient, wish: Wish, tally: Tally, changed: Changed) -> Purchase:
     began = perf_counter()
     copies = await asyncio.gather(*(place(client, wish) for _ in range(wish.copies)))
     tally.placed += 1
@@ -157,7 +157,7 @@ async def _purchase(client: Client, wish: Wish, tally: Tally, changed: Changed) 
     )
 
 
-async def place(client: Client, wish: Wish) -> tuple[OrderAnswer, bool]:
+async def place(client: AsyncClient, wish: Wish) -> tuple[OrderAnswer, bool]:
     """Place one copy of the wish; the order, and whether its key was known. Raises `Refused` that names it."""
     items = [(line.sku, line.quantity) for line in wish.lines]
     try:
@@ -165,9 +165,9 @@ async def place(client: Client, wish: Wish) -> tuple[OrderAnswer, bool]:
             items, key=wish.key, customer=wish.customer, reference=wish.reference
         )
     except Refused as refused:
-        raise Refused(refused.problem, f"order {wish.key}") from refused
+        raise type(refused)(refused.problem, f"order {wish.key}", refused.request_id) from refused
     return placed.order, placed.replayed
 
 
-async def _ended(client: Client, order: OrderAnswer) -> OrderAnswer:
+async def _ended(client: AsyncClient, order: OrderAnswer) -> OrderAnswer:
     return order if order.status is not Status.QUEUED else await client.ended(order.id)

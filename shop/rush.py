@@ -14,13 +14,12 @@ from time import monotonic
 from typing import Any, Final
 
 from shop import crowd
-from shop.client import Client, Refused, Unavailable
+from shop.client import AsyncClient, NotCancellable, Refused, Unavailable
 from shop.crowd import Bought, Purchase
 from shop.domain import Status
 from shop.flash_sale import Habit, Visit
 from shop.web.schemas import OrderAnswer
 
-CONFLICT: Final = 409
 #: How often the shop is asked what is left of each SKU, in seconds.
 STOCK_EVERY_S: Final = 0.25
 #: Products of one page of them.
@@ -29,7 +28,6 @@ PAGE: Final = 500
 TELL_EVERY_S: Final = 0.1
 #: How long an order that was to be cancelled is watched, in seconds.
 CANCELLED_WITHIN_S: Final = 60.0
-LOOK_AGAIN_S: Final = 0.1
 
 
 @dataclass(kw_only=True)
@@ -65,7 +63,7 @@ Told = Callable[[Journal], None]
 
 
 async def rush(
-    client: Client, visits: Sequence[Visit], *, search: str, closing: asyncio.Event, told: Told
+    client: AsyncClient, visits: Sequence[Visit], *, search: str, closing: asyncio.Event, told: Told
 ) -> tuple[Bought, Journal]:
     """Let the buyers come until all were there or `closing` is set; returns when all their orders have ended.
 
@@ -99,7 +97,7 @@ async def rush(
     return Bought(purchases=purchases, seconds=seconds, available=available), journal
 
 
-async def _visit(client: Client, visit: Visit, journal: Journal, closed: asyncio.Event) -> Purchase:
+async def _visit(client: AsyncClient, visit: Visit, journal: Journal, closed: asyncio.Event) -> Purchase:
     copies = await asyncio.gather(*(crowd.place(client, visit.wish) for _ in range(visit.wish.copies)))
     journal.accepted.append((journal.now_s, journal.now_s - visit.at_s))
     if visit.habit is Habit.LEAVES:
@@ -130,32 +128,20 @@ def _note_end(journal: Journal, visit: Visit, order: OrderAnswer) -> float:
     return now_s - visit.at_s
 
 
-async def _cancelled(client: Client, order: OrderAnswer) -> OrderAnswer:
+async def _cancelled(client: AsyncClient, order: OrderAnswer) -> OrderAnswer:
     """Cancel an order; it as it is afterwards, which is as it was if there was nothing to cancel."""
     try:
-        order = await client.cancel(order.id)
-    except Refused as refused:
-        if refused.problem.status != CONFLICT:
-            raise
+        return await client.cancelled(order.id, within_s=CANCELLED_WITHIN_S)
+    except NotCancellable:
         return order
-    give_up_at = monotonic() + CANCELLED_WITHIN_S
-    while order.status is not Status.CANCELLED and monotonic() < give_up_at:
-        await asyncio.sleep(LOOK_AGAIN_S)
-        order = await client.order(order.id)
-    return order
 
 
-async def _stock(client: Client, search: str) -> dict[str, int]:
-    left: dict[str, int] = {}
-    page = await client.products(q=search, limit=PAGE)
-    while True:
-        left |= {product.sku: product.available for product in page.items}
-        if page.next is None:
-            return left
-        page = await client.products(q=search, limit=PAGE, after=page)
+async def _stock(client: AsyncClient, search: str) -> dict[str, int]:
+    products = client.every_product(q=search, page_size=PAGE)
+    return {product.sku: product.available async for product in products}
 
 
-async def _watch_stock(client: Client, search: str, journal: Journal) -> None:
+async def _watch_stock(client: AsyncClient, search: str, journal: Journal) -> None:
     while True:
         left = await _stock(client, search)
         journal.stock.append((journal.now_s, left))

@@ -6,15 +6,20 @@ import time
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 
 import redis
 
-from shop import intake, keys, reconciliation, scripts
+import shop
+from shop import catalogue, intake, keys, reconciliation, scripts
 from shop.domain import Line, Order
 from shop.models import Order as OrderRow
 from shop.models import Product, StockMovement
+from shop.stores import redis_client
 
 _numbers = itertools.count()
+
+SAMPLE_CATALOGUE = str(Path(shop.__file__).parent / "sample_catalogue.csv")
 
 
 def a_sku(stock: int | None = 10, sku: str = "", name: str = "A product") -> str:
@@ -24,6 +29,13 @@ def a_sku(stock: int | None = 10, sku: str = "", name: str = "A product") -> str
         Product.objects.create(sku=sku, name=name, price=Decimal("2.50"), on_sale=stock)
         StockMovement.objects.create(sku=sku, kind=StockMovement.Kind.OPENING, delta=stock)
     return sku
+
+
+def the_sample_catalogue() -> None:
+    """The products that `make up` starts with; stock that exists stays. X is left out, which is any test's."""
+    items = [item for item in catalogue.read(SAMPLE_CATALOGUE) if item.sku != "X"]
+    catalogue.store(items, reason="tests")
+    catalogue.load_counters(redis_client(), items)
 
 
 def an_order(*lines: tuple[str, int], client: str = "shop", key: str | None = None) -> Order:

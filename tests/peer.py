@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,12 +19,37 @@ def an_answer(status: int, body: bytes = b"{}", **headers: str) -> bytes:
 HANG_UP = b"\0hang up"
 SILENCE = None
 
+#: What a peer does with a request: it answers with these bytes, with what it is told by somebody else, or not at all.
+Reply = bytes | Callable[[bytes], bytes] | None
+
+
+def passed_on(url: str) -> Callable[[bytes], bytes]:
+    """The answer of the system at `url`."""
+    host, port = url.removeprefix("http://").split(":")
+
+    def ask(request: bytes) -> bytes:
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+            return b"".join(iter(lambda: connection.recv(65536), b"")) + HANG_UP
+
+    return ask
+
+
+def lost(url: str) -> Callable[[bytes], bytes]:
+    """The system at `url` does what it is asked, and its answer does not arrive."""
+
+    def ask(request: bytes) -> bytes:
+        passed_on(url)(request)
+        return HANG_UP
+
+    return ask
+
 
 @dataclass
 class Peer:
-    """An HTTP peer that answers by a script, one entry per request: bytes, hanging up, or silence."""
+    """An HTTP peer that answers by a script, one entry per request."""
 
-    script: list[bytes | None]
+    script: list[Reply]
     url: str = ""
     requests: list[bytes] = field(default_factory=list)
     arrived: list[float] = field(default_factory=list)
@@ -37,6 +62,8 @@ class Peer:
                 self.arrived.append(time.monotonic())
                 self.requests.append(request)
                 answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+                if callable(answer):
+                    answer = answer(request)
                 if answer is None:
                     self.closing.wait()
                     return
@@ -46,7 +73,7 @@ class Peer:
 
 
 @contextmanager
-def a_peer(*script: bytes | None) -> Iterator[Peer]:
+def a_peer(*script: Reply) -> Iterator[Peer]:
     """A peer on a port of its own; the last entry of the script is repeated for ever."""
     peer = Peer(list(script))
     with socket.create_server(("127.0.0.1", 0)) as listener:

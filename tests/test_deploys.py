@@ -21,7 +21,7 @@ from django.db import OperationalError, connection
 from django.test import override_settings
 
 from shop import catalogue, crowd, flash_sale, keys
-from shop.client import Client
+from shop.client import AsyncClient
 from shop.crowd import Bought, Purchase
 from shop.http_connection import Answer, Origin, Pool
 from shop.stores import redis_client
@@ -92,7 +92,7 @@ class Crowd:
 
     async def _waves(self, done: threading.Event) -> Bought:
         available: dict[str, int] = {}
-        async with Client(self._system.url, self._system.api_key) as client:
+        async with AsyncClient(self._system.url, self._system.api_key) as client:
             client._pool = self.pool
             for wave in range(WAVES_MAX):
                 sale = flash_sale.flash_sale(f"{self._run}-{wave}", chance=Random(wave), buyers=WAVE, skus=9)

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import connection
 
 from shop import crowd, keys
-from shop.client import BlockingClient, Client
+from shop.client import AsyncClient, Client
 from shop.crowd import Bought, Wish
 from shop.domain import Line, LineShortage, Reason, ReasonCode, Status
 from shop.models import Order, OrderLine, Product, StockMovement
@@ -41,7 +41,7 @@ def buy(system: System, *wishes: Wish, buyers: int = 1) -> Bought:
     """Place orders over HTTP, one after another unless there are more buyers."""
 
     async def run() -> Bought:
-        async with Client(system.url, system.api_key, connections=16) as client:
+        async with AsyncClient(system.url, system.api_key, connections=16) as client:
             return await crowd.buy(client, wishes, buyers=buyers)
 
     return asyncio.run(run())
@@ -151,7 +151,7 @@ def test_a_confirmed_order_that_was_cancelled_afterwards_is_not_lost(system: Sys
     bought = buy(system, a_wish((sku, 1)))
     order_id = bought.purchases[0].answers[0].id
 
-    with BlockingClient(system.url, system.api_key) as shop:
+    with Client(system.url, system.api_key) as shop:
         shop.cancel(order_id)
         wait_until(lambda: shop.order(order_id).status is Status.CANCELLED)
         wait_until(lambda: shop.product(sku).available == 10)
@@ -264,7 +264,7 @@ def test_an_order_that_would_only_fit_because_of_a_later_delivery_is_not_underso
     sku = a_sku(stock=2)
     bought = buy(system, a_wish((sku, 4)))
 
-    with BlockingClient(system.url, system.api_key) as shop:
+    with Client(system.url, system.api_key) as shop:
         moved = shop.move_stock(sku, 5, reason="delivery", key=uuid.uuid4().hex)
 
     assert wrong(replace(bought, available={sku: 7})) == {}

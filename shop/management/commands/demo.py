@@ -17,7 +17,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from shop import catalogue, flash_sale, running
-from shop.client import Client, Refused, Unavailable
+from shop.client import AsyncClient, Refused, Unavailable
 from shop.crowd import Bought, Purchase
 from shop.flash_sale import Sale
 from shop.running import Running
@@ -202,7 +202,7 @@ async def _rush(shop: Running, sale: Sale, seconds: float) -> tuple[Bought, Jour
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, stop)
     try:
-        async with Client(shop.url, shop.api_key, connections=CONNECTIONS) as client:
+        async with AsyncClient(shop.url, shop.api_key, connections=CONNECTIONS) as client:
             with Display(sale, seconds=seconds) as display:
                 return await rush(
                     client,

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from shop import catalogue, crowd, order_history, running
 from shop.catalogue import Stored
-from shop.client import Client, Refused, Unavailable
+from shop.client import AsyncClient, Refused, Unavailable
 from shop.crowd import Bought, Wish
 from shop.csv_table import BadFile
 from shop.order_history import History
@@ -100,7 +100,7 @@ class Command(BaseCommand):
             sys.exit(1)
 
 
-def _client(url: str | None, api_key: str | None, buyers: int) -> Client:
+def _client(url: str | None, api_key: str | None, buyers: int) -> AsyncClient:
     """The API at this address, or where there is none, of the system that runs here."""
     if (not url or not api_key) and (found := running.find(settings.DATA_DIR)):
         url, api_key = url or found.url, api_key or found.api_key
@@ -110,7 +110,7 @@ def _client(url: str | None, api_key: str | None, buyers: int) -> Client:
             " --api-key"
         )
     try:
-        return Client(url, api_key, connections=buyers)
+        return AsyncClient(url, api_key, connections=buyers)
     except ValueError as error:
         raise CommandError(str(error)) from error
 
@@ -135,7 +135,7 @@ def _put_on_sale(history: History, percent: int) -> Stored:
     return stored
 
 
-async def _buy(client: Client, wishes: list[Wish], buyers: int) -> Bought:
+async def _buy(client: AsyncClient, wishes: list[Wish], buyers: int) -> Bought:
     async with client:
         with Progress("orders", len(wishes)) as progress:
             return await crowd.buy(
