@@ -39,6 +39,10 @@ class Busy:
 Outcome = Status | Busy
 
 
+class Paused(Exception):
+    """Fulfilment is paused (`shop.pauses`): the orders stay as they are. Give them again when it goes on."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """How long locks live (0: none are taken) and orders wait for them, and how often an order may be tried.
@@ -56,7 +60,8 @@ class Rules:
 def fulfil(orders: Sequence[Order], *, client: TextRedis, rules: Rules | None = None) -> dict[str, Outcome]:
     """Bring orders to their end: order id to final status, in the order given, or `Busy` for those that must come again.
 
-    Earlier orders go first. Raises `StoreUnavailable` when a store is away; the same orders may be given again, to anybody.
+    Earlier orders go first. Raises `StoreUnavailable` when a store is away, and `Paused`; the same orders may be given
+    again, to anybody.
     """
     rules = rules or Rules()
     outcomes: dict[str, Outcome] = {}
@@ -68,7 +73,7 @@ def fulfil(orders: Sequence[Order], *, client: TextRedis, rules: Rules | None = 
         try:
             _reserve(list(waiting.values()), batch, client, rules)
             outcomes |= batch.ended | _conclude(batch, client)
-        except StoreUnavailable:
+        except (StoreUnavailable, Paused):
             # A store that is away is no fault of the orders: it costs them no attempt, and nobody waits for their locks.
             _release(batch, client)
             raise
@@ -113,6 +118,8 @@ def _must_ask_again(order: Order, reply: list[Any], batch: _Batch, client: TextR
         case ["short", *pairs]:
             batch.tried.append(order.id)
             batch.decisions.append(_rejected(order, pairs))
+        case ["paused"]:
+            raise Paused("fulfilment is paused")
         case ["busy", sku]:
             batch.busy[order.id] = sku
         case ["ended", status]:

@@ -63,7 +63,15 @@ class QueueFull:
     word: ClassVar = "queue_full"
 
 
-Intake = Accepted | Replayed | Reused | RateLimited | QueueFull
+@dataclass(frozen=True)
+class IntakePaused:
+    """No new orders are taken at present (`shop.pauses`)."""
+
+    word: ClassVar = "paused"
+
+
+Intake = Accepted | Replayed | Reused | RateLimited | QueueFull | IntakePaused
+_REFUSED = {refused.word: refused for refused in (QueueFull(), IntakePaused())}
 
 
 @cache
@@ -182,8 +190,8 @@ async def _answer(reply: list[Any], order: Order, key: str) -> Intake:
             return Reused(known)
         case ["rate_limited", wait_ms]:
             return RateLimited(int(wait_ms))
-        case ["queue_full"]:
-            return QueueFull()
+        case [("queue_full" | "paused") as word]:
+            return _REFUSED[word]
         case ["lost", known]:
             # The key was claimed under another ORDER_ID_SECRET and its record is gone: the id the client knows stays.
             return (await _claim([(msgspec.structs.replace(order, id=known), key)]))[0]

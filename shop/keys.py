@@ -66,6 +66,11 @@ def ranking(name: str, minute: int) -> str:
     return f"figures:skus:{name}:{minute}"
 
 
+def pause(part: str) -> str:
+    """Exists while a part of the system is paused; scripts name it themselves."""
+    return f"pause:{part}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class KeySpec:
     """One kind of key. `lifetime_s`: seconds it may live at most, None where it stays until its owner ends it."""
@@ -160,6 +165,13 @@ SPECS: Final = (
         lifetime_s=None,
         owner="shop.reconciliation",
         meaning="its last verdict",
+    ),
+    KeySpec(
+        pattern="pause:*",
+        type="string",
+        lifetime_s=None,
+        owner="shop.pauses",
+        meaning="intake or fulfilment is paused: who, since when, why",
     ),
     KeySpec(
         pattern=FIGURES,

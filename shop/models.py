@@ -115,6 +115,22 @@ class StockMovement(models.Model):
         return f"{self.delta:+d} {self.sku} ({self.kind})"
 
 
+class PauseChange(models.Model):
+    """One pause or resumption of a part of the system (`shop.pauses`): who, when, why."""
+
+    part = models.CharField(max_length=16)
+    is_paused = models.BooleanField()
+    who = models.CharField(max_length=TEXT_MAX_LENGTH)
+    reason = models.CharField(max_length=TEXT_MAX_LENGTH, db_default="")
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.part} {'paused' if self.is_paused else 'resumed'} by {self.who}"
+
+
 class ApiKey(models.Model):
     """An API key, by its SHA-256; the key itself is stored nowhere. `client` owns the orders made with it."""
 

@@ -11,8 +11,9 @@ import msgspec
 import structlog
 from django.conf import settings
 
-from shop import books, clients, fulfilment, keys, queue, scripts, stock
+from shop import books, clients, fulfilment, keys, pauses, queue, scripts, stock
 from shop.domain import Order
+from shop.pauses import Part
 from shop.stores import TextRedis, rows, store_faults
 from workers.fail_points import reach
 
@@ -71,7 +72,9 @@ def mind_clocks(client: TextRedis, now_ms: int) -> None:
 
 
 def enqueue_due(client: TextRedis, now_ms: int) -> int:
-    """Enqueue open orders that are overdue and can't be merely waiting in line."""
+    """Enqueue open orders that are overdue and can't be merely waiting in line. While fulfilment is paused, all may be."""
+    if pauses.is_paused(client, Part.FULFILMENT):
+        return 0
     with store_faults():
         due: list[str] = client.zrangebyscore(keys.OPEN_ORDERS, "-inf", now_ms, start=0, num=SWEEP_BATCH)
         head_ms = _head_accepted_at_ms(client) if due else None

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from shop import keys
+from shop import keys, pauses
 from shop.domain import Order
+from shop.pauses import Part, Pause
 from shop.queue import BROKER_IS_LEDGER
 from shop.reconciliation import Verdict, last_verdict
 from shop.stores import TextRedis, store_faults
@@ -40,6 +41,7 @@ class SystemState:
     workers: Mapping[str, float] = field(default_factory=dict)
     swept_s: float | None = None
     reconcile: Verdict | None = None
+    pauses: Mapping[Part, Pause] = field(default_factory=dict)
 
     @property
     def reconciled_s(self) -> float | None:
@@ -79,6 +81,7 @@ def look(client: TextRedis) -> SystemState:
         workers=_alive(client, names),
         swept_s=_age_s(swept_left_ms, HEARTBEAT_TTL_S),
         reconcile=last_verdict(verdict),
+        pauses=pauses.current(client),
     )
 
 

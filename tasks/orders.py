@@ -16,9 +16,10 @@ from celery import Task
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import worker_process_shutdown
 
-from shop import figures
+from shop import figures, pauses
 from shop.domain import Order, Status
-from shop.fulfilment import Busy, Rules, cancel, forgive, fulfil
+from shop.fulfilment import Busy, Paused, Rules, cancel, forgive, fulfil
+from shop.pauses import Part
 from shop.stores import StoreUnavailable, redis_client
 from workers.app import app
 from workers.batching import Outcome, TryLater, Unhandled
@@ -29,6 +30,8 @@ log = structlog.get_logger()
 #: Seconds between tries while a store is away: soon at first, then steadily; far below the visibility timeout, because a
 #: task that waits is a message not acknowledged.
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 4.0
+#: Seconds for which a batch is held while fulfilment is paused. Two in turn stay below a batch's time limit.
+PAUSE_PATIENCE_S = 1.0
 
 
 @worker_process_shutdown.connect
@@ -67,6 +70,9 @@ def fulfil_orders(bodies: Sequence[bytes]) -> list[Outcome]:
         outcomes = fulfil(sound, client=redis_client(), rules=Rules(lock_wait_s=0))
     except StoreUnavailable as away:
         raise TryLater(str(away)) from away
+    except Paused as paused:
+        _wait_for_end_of_pause()
+        raise TryLater(str(paused), rest_s=0) from paused
     except SoftTimeLimitExceeded:
         with suppress(StoreUnavailable):
             forgive([order.id for order in sound], client=redis_client())
@@ -108,6 +114,9 @@ def fulfil_order(self: "Task[Any, Any]", document: dict[str, Any]) -> str:
         outcome = fulfil([order], client=redis_client())[order.id]
     except StoreUnavailable as away:
         raise again(self, away) from away
+    except Paused as paused:
+        _wait_for_end_of_pause()
+        raise again(self, paused, countdown_s=0) from paused
     except SoftTimeLimitExceeded as late:
         with suppress(StoreUnavailable):
             forgive([order.id], client=redis_client())
@@ -132,6 +141,13 @@ def cancel_order(self: "Task[Any, Any]", order_id: str) -> str:
     return outcome.value if isinstance(outcome, Status) else Status.QUEUED.value
 
 
-def again(task: "Task[Any, Any]", reason: Exception) -> Exception:
+def _wait_for_end_of_pause() -> None:
+    """Hold what is in hand for a moment, so that it goes on at once when the pause ends, and is not fetched for ever."""
+    with suppress(StoreUnavailable):
+        pauses.wait_for_end(redis_client(), Part.FULFILMENT, at_most_s=PAUSE_PATIENCE_S)
+
+
+def again(task: "Task[Any, Any]", reason: Exception, countdown_s: float | None = None) -> Exception:
     """What a task raises to be put back in line; it shows as RETRY, with the reason, in Flower."""
-    return task.retry(exc=reason, countdown=wait_s(task.request.retries), throw=False)
+    countdown_s = wait_s(task.request.retries) if countdown_s is None else countdown_s
+    return task.retry(exc=reason, countdown=countdown_s, throw=False)

@@ -11,8 +11,8 @@ import pytest
 import redis
 from django.db import connection
 
-from shop import fulfilment, scripts, stores
-from tests import test_books, test_clocks, test_fulfilment, test_lua, test_oracles, test_sweeper
+from shop import fulfilment, pauses, scripts, stores
+from tests import test_books, test_clocks, test_fulfilment, test_lua, test_oracles, test_pauses, test_sweeper
 
 Watch = Callable[..., None]
 
@@ -190,6 +190,20 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         test_books.test_the_books_refuse_a_sku_that_does_not_exist,
     ),
     (
+        "a paused intake takes nothing",
+        "accept.lua",
+        "elseif paused then",
+        "elseif false then",
+        test_pauses.test_a_paused_intake_takes_nothing_new_and_leaves_the_key_unused,
+    ),
+    (
+        "a paused fulfilment begins nothing",
+        "reserve.lua",
+        "if paused then return {'paused'} end",
+        "",
+        test_pauses.test_a_paused_fulfilment_takes_no_unit_and_counts_no_attempt,
+    ),
+    (
         "no bucket stays empty when Redis's clock was set back",
         "accept.lua",
         "if until_full > 1000 then until_full = 0 end",
@@ -324,3 +338,12 @@ def test_without_its_eye_on_the_clocks_the_sweeper_leaves_lost_orders_for_hours(
 
     with pytest.raises(AssertionError):
         test_clocks.test_a_lost_order_of_a_web_process_whose_clock_is_ahead_is_found_in_time(client)
+
+
+def test_without_its_eye_on_pauses_the_sweeper_enqueues_what_workers_hold(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pauses, "is_paused", lambda *_: False)
+
+    with pytest.raises(AssertionError):
+        test_pauses.test_the_sweeper_enqueues_nothing_while_fulfilment_is_paused(client)

@@ -71,7 +71,17 @@ Outcome = str | Unhandled
 
 
 class TryLater(Exception):
-    """Nothing of a batch can be done at present; nothing of it was done wrong."""
+    """Nothing of a batch can be done at present; nothing of it was done wrong.
+
+    `rest_s`: after how long to try again, where whoever raises it knows; else after longer and longer.
+    """
+
+    def __init__(self, reason: str, rest_s: float | None = None) -> None:
+        super().__init__(reason, rest_s)  # all of it: that is how it travels from the pool's process
+        self.rest_s = rest_s
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Turn:
@@ -390,9 +400,11 @@ class Line:
 
     def _rest(self, batch: list[Any], reason: TryLater) -> None:
         """Return everything to the queue and do nothing for a while; longer each time."""
-        rest_s = random.uniform(0.5, 1) * self._rest_s
-        log.warning("%d messages go back to their queue for %.1f s: %s", len(batch), rest_s, reason)
-        self._rest_s = min(self._rest_s * 2, LONGEST_REST_S)
+        rest_s = reason.rest_s
+        if rest_s is None:
+            rest_s = random.uniform(0.5, 1) * self._rest_s
+            self._rest_s = min(self._rest_s * 2, LONGEST_REST_S)
+            log.warning("%d messages go back to their queue for %.1f s: %s", len(batch), rest_s, reason)
         self._resting_until = time.monotonic() + rest_s
         self._put_back([*batch, *self._waiting])
         self._waiting.clear()

@@ -5,10 +5,11 @@
 -- ARGV 1 now ms, 2 time-to-live s, 3 queue limit, 4 orders per second and client (0 = no limit), 5 sweep at ms;
 --      then per order: id, fingerprint, client, document, message
 -- REPLY JSON, per order: {'accepted'} | {'replayed', id} | {'reused', id} | {'lost', id} | {'rate_limited', wait ms} | {'queue_full'}
+--                | {'paused'}
 --   'lost': the key stands for another id whose record is gone; the caller asks again under that id.
 local call = redis.call
 local ttl, queue_limit, rate, sweep_at = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local waiting = call('ZCARD', KEYS[1])
+local waiting, paused = call('ZCARD', KEYS[1]), call('EXISTS', 'pause:intake') == 1
 
 -- Token bucket as one number: how long it takes, in ms, until the bucket is full again (GCRA, ITU-T I.371). One second of burst.
 -- The key lives for as long, by Redis's clock alone: web processes whose clocks differ share one bucket. Its value is what the
@@ -40,6 +41,8 @@ for i = 1, (#ARGV - 5) / 5 do
     replies[i] = {'reused', known}
   elseif known ~= id then
     replies[i] = {'lost', known}
+  elseif paused then
+    replies[i] = {'paused'}
   elseif waiting >= queue_limit then
     replies[i] = {'queue_full'}
   else

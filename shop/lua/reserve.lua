@@ -4,10 +4,10 @@
 -- ARGV 1 now ms, 2 lock time-to-live ms (0 = take no locks), 3 attempts allowed, 4 sweep at ms;
 --      then per order: id, token of a new reservation, number of lines, then per line: sku, units
 -- REPLY JSON, per order: {'reserved', token, lock owner, sku, ...} | {'short', sku, free, ...} | {'busy', sku} | {'not_loaded', sku, ...}
---                | {'ended', status} | {'cancelled'} | {'exhausted'} | {'unrecorded'}
+--                | {'ended', status} | {'cancelled'} | {'exhausted'} | {'unrecorded'} | {'paused'}
 --   'reserved': names the SKUs whose locks this call took for `lock owner`. 'busy': another order holds the SKU's lock.
 --   'not_loaded': `estoque:` is missing or no integer. 'ended': nothing is left to do. 'unrecorded': Redis lost the order.
-local call = redis.call
+local call, paused = redis.call, redis.call('EXISTS', 'pause:fulfilment') == 1
 local now, lock_ttl, allowed, sweep_at = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local owners = {}  -- sku -> the order of this call that took its lock
 
@@ -33,6 +33,7 @@ local function take_locks(id, first, last, reply)
 end
 
 local function reserve(id, new_token, first, last)
+  if paused then return {'paused'} end
   local record = 'order:' .. id
   local status, cancel = unpack(call('HMGET', record, 'status', 'cancel'))
   if not status then return {'unrecorded'} end
@@ -60,8 +61,7 @@ local function reserve(id, new_token, first, last)
     local reservation = {new_token, now}
     for at = first, last, 2 do
       call('DECRBY', 'estoque:' .. ARGV[at], ARGV[at + 1])
-      reservation[#reservation + 1] = ARGV[at]
-      reservation[#reservation + 1] = ARGV[at + 1]
+      reservation[#reservation + 1], reservation[#reservation + 2] = ARGV[at], ARGV[at + 1]
     end
     call('HSET', KEYS[1], id, cjson.encode(reservation))
   elseif call('HINCRBY', record, 'attempts', 1) > allowed then

@@ -89,7 +89,15 @@ OPERATIONS: Final = (
                 sometimes=("Idempotency-Replayed",),
             ),
         ),
-        problems=(*_SCOPED, *_BODY, *_IDEMPOTENT, Kind.INVALID_ORDER, Kind.RATE_LIMITED, Kind.QUEUE_FULL),
+        problems=(
+            *_SCOPED,
+            *_BODY,
+            *_IDEMPOTENT,
+            Kind.INVALID_ORDER,
+            Kind.RATE_LIMITED,
+            Kind.QUEUE_FULL,
+            Kind.INTAKE_PAUSED,
+        ),
     ),
     Operation(
         id="readOrder",

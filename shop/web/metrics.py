@@ -18,6 +18,7 @@ from prometheus_client.core import (
 
 from shop import figures, system_state
 from shop.figures import Histogram
+from shop.pauses import Part
 from shop.stores import StoreUnavailable, web_thread_redis
 from shop.system_state import SystemState
 from shop.web.http import Answer, Request
@@ -94,6 +95,7 @@ def _all(state: SystemState, counted: Mapping[str, int]) -> list[Metric]:
             text="Orders that a worker took together.",
         ),
         *_gauges(state),
+        *_of_pauses(state),
         *_of_workers(state),
         *_of_reconcile(state),
     ]
@@ -166,6 +168,13 @@ def _gauges(state: SystemState) -> Iterator[Metric]:
     for name, (text, value) in gauges.items():
         if value is not None:
             yield GaugeMetricFamily(name, text, value)
+
+
+def _of_pauses(state: SystemState) -> Iterator[Metric]:
+    paused = GaugeMetricFamily("reserva_paused", "Whether a part of the system is paused.", labels=["part"])
+    for part in Part:
+        paused.add_metric([part], part in state.pauses)
+    yield paused
 
 
 def _of_workers(state: SystemState) -> Iterator[Metric]:

@@ -13,7 +13,7 @@ from django.conf import settings
 from shop import intake, results
 from shop.cancellation import Cancellation, request_cancel
 from shop.domain import Line, Status
-from shop.intake import Accepted, QueueFull, RateLimited, Replayed, Reused
+from shop.intake import Accepted, IntakePaused, QueueFull, RateLimited, Replayed, Reused
 from shop.results import OrderState
 from shop.stores import StoreUnavailable
 from shop.web import metrics
@@ -82,6 +82,8 @@ async def _placed(request: Request, deadline: float) -> Answer:
         case QueueFull():
             gate.found_full(asyncio.get_running_loop().time())
             raise Problem(kind=Kind.QUEUE_FULL)
+        case IntakePaused():
+            raise Problem(kind=Kind.INTAKE_PAUSED)
 
 
 async def detail(request: Request, order_id: uuid.UUID) -> Answer:

@@ -97,6 +97,12 @@ class Kind(Enum):
         "Send the same request, with the same key, after Retry-After.",
         {"Retry-After": "5"},
     )
+    INTAKE_PAUSED = (
+        503,
+        "No new orders at present",
+        "The shop has paused: send the same request, with the same key, after Retry-After.",
+        {"Retry-After": "10"},
+    )
     UNAVAILABLE = (
         503,
         "Temporarily unavailable",
