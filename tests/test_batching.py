@@ -19,8 +19,9 @@ from tasks.orders import fulfil_order
 from tests.builders import wait_until
 from tests.crews import SOON_S, Worker, a_busy_crew, in_hand, of, wait_for_all, wait_in_line, what_is_told
 from tests.errands import QUEUES, SOON_OVERDUE, STOCK, Diary, an_app, app, send, some
-from workers.batching import Unhandled, pool_turn, run_batch
+from workers.batching import Unhandled, run_batch
 from workers.embedded import RedisServer
+from workers.turn import pool_turn
 
 
 @pytest.fixture(scope="module")

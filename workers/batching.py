@@ -13,11 +13,7 @@ want, and all of a batch that failed. So a message that breaks or kills its work
 Without an event loop, or with another broker than Redis, everything goes Celery's own way.
 """
 
-import fcntl
-import os
 import random
-import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -30,13 +26,14 @@ from celery import current_app, signals
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
-from celery.utils.time import utcoffset
 from celery.worker import state
 from celery.worker import strategy as celery_strategy
 from celery.worker.request import create_request_cls
 
 from workers.fail_points import reach
+from workers.task_events import TaskEvents
 from workers.transport import Transport
+from workers.turn import pool_turn
 
 log = get_logger(__name__)
 
@@ -47,8 +44,6 @@ BATCH_BYTES = 256 * 1024
 #: timeout, so that nobody else gets its messages meanwhile.
 BATCH_SOFT_LIMIT_S = 3
 BATCH_HARD_LIMIT_S = 5
-#: Events are sent so often, those of some batches in one message: a message costs as much as many events in it.
-EVENTS_EVERY_S = 0.02
 #: How long a message stays in line here before it goes back to its queue, for any worker.
 IN_LINE_MAX_S = 4.0
 #: Seconds before messages that were told to stay in line are offered again.
@@ -82,29 +77,6 @@ class TryLater(Exception):
 
     def __str__(self) -> str:
         return str(self.args[0])
-
-
-class Turn:
-    """One batch at a time, among the processes of a pool. The kernel ends the turn of a process that dies (fcntl(2)).
-
-    The file has to be opened before the pool forks: each worker has its own.
-    """
-
-    def __init__(self) -> None:
-        with tempfile.TemporaryFile() as file:
-            self._file = os.dup(file.fileno())
-
-    def wait(self) -> None:
-        """Take the turn, once nobody else has it."""
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
-
-    def end(self) -> None:
-        """Give it up, or do nothing where this process has not got it."""
-        fcntl.lockf(self._file, fcntl.LOCK_UN)
-
-
-#: Of this worker's pool.
-pool_turn = Turn()
 
 
 def run_batch(task_name: str, bodies: Sequence[bytes]) -> list[Outcome]:
@@ -149,47 +121,6 @@ def _keep_once_written(job: Any) -> None:
     job.discard = lambda: None if job._write_to else discard()
 
 
-class Events:
-    """Celery's task events, many at a time: appended to the dispatcher's own buffer, which sends them as one message."""
-
-    def __init__(self, consumer: Any) -> None:
-        self._dispatcher = consumer.event_dispatcher
-        self._hub = consumer.hub
-        self._is_due = False
-        self._common: dict[str, Any] = {}
-        if self._dispatcher:
-            self._dispatcher.buffer_limit = sys.maxsize
-            self._dispatcher.on_send_buffered = self._send_soon
-            self._renew()
-
-    def tell(self, kind: str, request: Any, **fields: Any) -> None:
-        """Report a task's change of state, if anybody wants to know."""
-        sender = self._dispatcher
-        if sender and sender.enabled and "task" in (sender.groups or ["task"]) and request.task.send_events:
-            event = {"type": kind, "uuid": request.id, "timestamp": time.time(), **self._common, **fields}
-            event["clock"] = self._dispatcher.clock.forward()
-            self._dispatcher._group_buffer["task"].append(event)
-            self._send_soon()
-
-    def _send_soon(self) -> None:
-        if not self._is_due:
-            self._is_due = True
-            self._hub.call_later(EVENTS_EVERY_S, self._send)
-
-    def _send(self) -> None:
-        self._is_due = False
-        self._renew()
-        self._dispatcher.flush()
-
-    def _renew(self) -> None:
-        # The offset changes twice a year, under a worker that runs.
-        self._common = {
-            "hostname": self._dispatcher.hostname,
-            "pid": self._dispatcher.pid,
-            "utcoffset": utcoffset(),
-        }
-
-
 class Line:
     """The messages of one task that wait in this worker, and the batch that is being worked on."""
 
@@ -197,7 +128,7 @@ class Line:
         self._task, self._app, self._consumer = task, app, consumer
         self._connection = consumer.connection
         self._receive_alone = alone
-        self._events = Events(consumer)
+        self._events = TaskEvents(consumer)
         self._request = create_request_cls(
             symbol_by_name(task.Request),
             task,
