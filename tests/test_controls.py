@@ -169,6 +169,20 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         test_lua.test_accept_finds_the_order_again_when_only_the_key_was_lost,
     ),
     (
+        "a client has a rate",
+        "accept.lua",
+        "if rate == 0 then return false end",
+        "do return false end",
+        test_lua.test_accept_allows_a_second_s_burst_and_then_the_rate,
+    ),
+    (
+        "the queue has a limit",
+        "accept.lua",
+        "elseif waiting >= queue_limit then",
+        "elseif false then",
+        test_lua.test_accept_refuses_over_the_queue_limit_and_leaves_the_key_unused,
+    ),
+    (
         "an order that ended is not enqueued again",
         "requeue.lua",
         "then return 'ended' end",
@@ -316,6 +330,17 @@ def test_without_noting_first_what_was_reserved_an_outage_uses_up_the_attempts_o
         test_fulfilment.test_an_order_whose_stock_cannot_be_loaded_costs_its_neighbours_no_attempt(
             client, monkeypatch
         )
+
+
+def test_without_a_way_of_its_own_an_order_that_was_begun_takes_its_neighbours_along(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shop import queue
+
+    monkeypatch.setattr(queue, "to_go_alone", lambda message: message)
+
+    with pytest.raises(AssertionError):
+        test_sweeper.test_an_order_that_was_begun_and_has_not_ended_is_enqueued_to_go_alone(client)
 
 
 def test_without_its_eye_on_the_head_of_the_line_the_sweeper_enqueues_all_that_wait(

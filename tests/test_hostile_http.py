@@ -155,6 +155,15 @@ def test_a_body_that_is_too_large_is_refused_everywhere(
     )
 
 
+def test_without_a_limit_of_size_a_large_body_is_taken(tmp_path: Path) -> None:
+    with without_guard(tmp_path, "size") as web:
+        body = json.dumps({"items": [{"sku": a_sku(), "quantity": 1}]}).encode() + b" " * 2_000_000
+
+        reply = exchange(web, order_head(web, f"Content-Length: {len(body)}"), body)
+
+        assert reply.status == 202
+
+
 def test_a_large_body_is_not_kept(web: System) -> None:
     def peak_bytes() -> int:
         status = Path(f"/proc/{web.pids('web')[-1]}/status").read_text()

@@ -5,6 +5,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import redis
 
 from shop import keys
 from shop.clients import create_key
+from shop.management.system import WEB_OPTIONS
 from shop.models import Order as OrderRow
 from shop.stores import redis_client
 from shop.web.gate import Gate
@@ -20,9 +22,12 @@ from tests.benchmarks import wire
 from tests.benchmarks.arrivals import ID_PLACE, Arrivals, Followed
 from tests.benchmarks.load import Apart, run_apart
 from tests.builders import a_sku, assert_at_rest, wait_until
-from tests.running import System
+from tests.running import System, frozen
+from workers.embedded import RedisServer
 
 RATE, SECONDS, QUEUE = 40, 4, 20
+#: Less than a web process waits for a Redis that does not answer.
+SOON_S = 0.5
 
 
 def arrivals(system: System, per_second: int, sku: str, api_key: str = "") -> Arrivals:
@@ -150,6 +155,32 @@ def test_while_the_queue_is_full_only_few_ask_whether_it_still_is() -> None:
 
         assert kind_of_refusal(gate, 10.05) is Kind.QUEUE_FULL
         assert kind_of_refusal(gate, 10.0 + Gate.FULL_FOR_S) is None
+
+
+def crowded(crew: ExitStack, folder: Path, redis_server: RedisServer, guard: str) -> list[float]:
+    """Three hundred orders at once while Redis is frozen: after how many seconds each of them was refused."""
+    env = {"UNGUARDED": guard}
+    options = ["tests.unguarded_web:application", *WEB_OPTIONS[1:]]
+    system = crew.enter_context(System(folder, env=env, web_options=options)).start("web")
+    plan = replace(arrivals(system, 75, a_sku()), per_second=10_000)
+    with frozen(redis_server.pid):
+        found: Followed = run_apart(plan)
+    assert found.statuses == Counter({503: 75 * SECONDS})
+    return sorted(found.refusals_s)
+
+
+def test_whoever_finds_no_place_is_refused_long_before_those_who_have_one(
+    crew: ExitStack, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    refused_s = crowded(crew, tmp_path, redis_server, "all but a hundred places of the gate")
+
+    assert refused_s[len(refused_s) // 2] < SOON_S < refused_s[-1]
+
+
+def test_without_the_gate_everybody_waits_as_long(
+    crew: ExitStack, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    assert crowded(crew, tmp_path, redis_server, "gate")[0] > SOON_S
 
 
 def test_an_order_that_fails_leaves_the_gate_too() -> None:

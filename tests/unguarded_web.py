@@ -6,11 +6,16 @@ from typing import Any
 
 from shop.web import bodies
 from shop.web.asgi import application  # noqa: F401 - what granian serves
+from shop.web.gate import Gate
 from shop.web.problems import Kind, Problem
 
 
 def _without_time_limit() -> None:
     bodies._BODY_TIMEOUT_S = 3600
+
+
+def _without_size_limit() -> None:
+    bodies._MAX_BODY_BYTES = 10**9
 
 
 def _without_parts_limit() -> None:
@@ -29,8 +34,19 @@ def _without_an_answer_to_what_breaks_off() -> None:
     bodies.Problem = Silent
 
 
+def _with_a_gate_of_a_hundred() -> None:
+    Gate.MOST = 100
+
+
+def _without_a_gate() -> None:
+    Gate.MOST = 10**9
+
+
 GUARDS: Mapping[str, Callable[[], None]] = {
+    "all but a hundred places of the gate": _with_a_gate_of_a_hundred,
+    "gate": _without_a_gate,
     "time": _without_time_limit,
+    "size": _without_size_limit,
     "parts": _without_parts_limit,
     "framing": _without_an_answer_to_what_breaks_off,
 }
