@@ -415,6 +415,32 @@ def test_only_where_nobody_could_know_of_an_order_may_its_key_be_taken_for_a_new
 
 
 @pytest.mark.parametrize(
+    ("wished_at", "polled_at", "wrong"),
+    [
+        pytest.param(40.1, 41.0, False, id="it waits to be cancelled"),
+        pytest.param(40.1, 70.0, True, id="for too long"),
+        pytest.param(41.5, 42.0, True, id="whoever wished it could know of its end"),
+    ],
+)
+def test_only_an_order_that_was_taken_for_a_new_one_and_is_to_be_cancelled_may_stay_queued_for_a_moment(
+    wished_at: float, polled_at: float, wrong: bool
+) -> None:
+    rejected = (placed("k4", THIRD, at=6.0), polled("rejected", 6.5, THIRD))
+    again = placed("k4", THIRD, at=40.0)
+    wished = changed(cancelled(THIRD), start=wished_at, end=wished_at + 0.1, state="queued")
+    after = (polled("queued", polled_at, THIRD), polled("cancelled", polled_at + 1, THIRD))
+    evidence = replace(
+        with_orders(order_3=row("cancelled", "k4", sold=0)), told={**EVIDENCE.told, THIRD: "cancelled"}
+    )
+
+    found = checker.check(
+        case(*rejected, again, wished, *after, evidence=evidence, losses=(FORGOTTEN,), blind=((39.5, 40.5),))
+    )
+
+    assert ("rejected, then queued" in " ".join(violation.what for violation in found)) == wrong
+
+
+@pytest.mark.parametrize(
     ("at", "blind", "wrong"),
     [
         pytest.param(8.0, ((7.5, 8.5),), 0, id="its worker may have died before it was published"),

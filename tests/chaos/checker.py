@@ -213,6 +213,10 @@ def states_move_forward(case: Case) -> Found:
                     continue
                 if later.state in ("queued", "confirmed") and case.may_be_unpublished(later):
                     continue
+                if (earlier.state, later.state) == ("rejected", "queued") and case.may_wait_to_be_cancelled(
+                    later
+                ):
+                    continue
                 if (earlier.state, later.state) == _WISHED_ANEW and case.may_have_been_wished_anew(order_id):
                     continue
                 if later.state not in _FORWARD.get(earlier.state, ()):
