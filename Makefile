@@ -63,7 +63,7 @@ lock:  ## Resolve pyproject.toml anew (needs uv: UV=/path/to/uv)
 audit: $(INSTALLED)  ## Ask a public list of vulnerabilities about every locked package (needs the internet)
 	$(BIN)/python -m venv .venv/audit
 	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
-	.venv/audit/bin/pip-audit --disable-pip --requirement requirements-dev.lock
+	.venv/audit/bin/pip-audit --strict --disable-pip --requirement requirements-dev.lock
 
 clean:  ## Remove .venv and all caches; the data in .data stays
 	rm -rf .venv .*_cache .hypothesis .frontrun
