@@ -169,7 +169,7 @@ def test_a_worker_that_stops_finishes_or_gives_back_what_it_has(crew: System) ->
     assert_at_rest(redis_client())
 
 
-def test_a_worker_whose_postgresql_hangs_ends_within_its_grace(
+def test_a_worker_whose_postgresql_hangs_ends_within_its_grace_also_when_told_twice(
     crew: System, postgres_server: PostgresServer
 ) -> None:
     sku = a_sku(stock=10)
@@ -180,6 +180,7 @@ def test_a_worker_whose_postgresql_hangs_ends_within_its_grace(
     with frozen(postgres_server.pid, *descendants(postgres_server.pid)):
         order_id = crew.place((sku, 1)).body["id"]
         wait_until(lambda: redis_client().hlen(keys.RESERVATIONS), what="an order in the worker's hands")
+        crew.tell("worker", signal.SIGTERM)
         is_clean, took_s = stop(crew, "worker")
     crew.start("worker", "scheduler")
 
