@@ -85,27 +85,25 @@ def _rounds(data: Data) -> str:
 
 
 def _latency(data: Data) -> str:
-    rows = [
-        [
-            one["system"],
-            one["scenario"],
-            f"{one['per_second']:,.0f}",
-            f"{one['followed']:,}",
-            *(f"{one[name]:,.1f}" for name in ("p50_ms", "p95_ms", "p99_ms", "late_p99_ms")),
-            "WRONG" if one["faults"] else "",
-        ]
-        for one in data["latency"]
-    ]
+    rows = []
+    for one in data["latency"]:
+        costs = [one["cpu_us"].get(name, 0.0) for name in COMPONENTS]
+        total = sum(us for name, us in one["cpu_us"].items() if name != "flower")
+        rows.append(
+            [
+                one["system"],
+                one["scenario"],
+                f"{one['per_second']:,.0f}",
+                f"{one['followed']:,}",
+                *(f"{one[name]:,.1f}" for name in ("p50_ms", "p95_ms", "p99_ms", "late_p99_ms")),
+                *(f"{us:,.0f}" for us in (total, *costs, one["load_us"])),
+                f"{(total + one['load_us']) * one['per_second'] / 1e6:.2f}",
+                "WRONG" if one["faults"] else "",
+            ]
+        )
     head = [
-        "system",
-        "arrivals",
-        "per second",
-        "followed",
-        "p50 ms",
-        "p95 ms",
-        "p99 ms",
-        "generator late p99",
-        "",
+        *("system", "arrivals", "per second", "followed", "p50 ms", "p95 ms", "p99 ms", "generator late p99"),
+        *("us CPU per order", *COMPONENTS, "load generator", "cores busy", ""),
     ]
     return section("POST to readable result", "open loop, counted from when each order was due", head, rows)
 
