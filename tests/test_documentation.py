@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,13 +18,11 @@ from workers.embedded import PostgresServer
 #: Commands that are not run here, by how they begin, and why.
 NOT_RUN = {
     r"docker |old=\$\(docker ": "there is no Docker here; tests/test_compose.py reads what it would start",
-    r"git clone ": "the project is here already",
     r"make up\b": "runs until it is stopped: the system that the commands are run against is what it starts",
     r"make demo\b": "tests/test_demo.py holds smaller sales",
     r"make (test|lint|format)\b": "this is it",
     r"make (setup|bench|chaos|model)\b": "minutes; their parts have tests of their own",
     r"(RELEASE_BEFORE=\S+ )?pytest ": "tests that run tests would start all servers again",
-    r"python manage\.py up\b": "as make up",
 }
 #: Pages whose commands want servers of their own, and the tests that run each of them.
 RUN_ELSEWHERE = {"docs/backup-and-restore.md": "tests/test_backup.py"}
@@ -42,12 +41,16 @@ class Reader:
     def __init__(self, up: Up, programs: Path) -> None:
         self._up = up
         status = up.status
+        redis = urlsplit(status["redis_url"])
         self._env = {name: value for name, value in up.environment.items() if name not in ADDRESSES} | {
             "PATH": f"{Path(sys.executable).parent}:{programs}:{os.environ['PATH']}",
             "SHOP_URL": status["web_url"],
             "API_KEY": status["api_key"],
             "DATABASE_URL": status["database_url"],
             "REDIS_URL": status["redis_url"],
+            "REDIS_HOST": str(redis.hostname),
+            "REDIS_PORT": str(redis.port),
+            "REDISCLI_AUTH": str(redis.password),
         }
 
     def type(self, folder: Path, commands: list[str]) -> "subprocess.CompletedProcess[str]":
@@ -74,7 +77,7 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Reader]:
-    up = Up(tmp_path_factory.mktemp("up"))
+    up = Up(tmp_path_factory.mktemp("up"), WEB_WORKERS="1")
     try:
         up.start()
         yield Reader(up, PostgresServer(tmp_path_factory.mktemp("programs")).programs)
@@ -92,9 +95,7 @@ def test_every_command_works(page: Page, reader: Reader, tmp_path: Path) -> None
 
 
 def test_a_command_that_does_not_work_is_found(reader: Reader, tmp_path: Path) -> None:
-    page = Page(
-        path=ROOT / "README.md", text="```sh\ntrue\npython manage.py reconcile --quickly\ntrue\n```\n"
-    )
+    page = Page(path=ROOT / "README.md", text="```sh\ntrue\nno-such-program\ntrue\n```\n")
 
     assert reader.type(tmp_path, page.commands()).returncode != 0
 
