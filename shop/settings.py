@@ -75,6 +75,9 @@ MAX_ATTEMPTS = env.int("MAX_ATTEMPTS", default=5)
 #: When the sweeper first looks after an order: later than the broker needs to deliver a dead worker's messages again.
 SWEEP_AFTER_MS = env.int("SWEEP_AFTER_MS", default=20_000)
 
+#: What stands before an amount on pages for people.
+CURRENCY = env.str("CURRENCY", default="€")
+
 # --- stores ---------------------------------------------------------------------------------------
 _database = env.db_url_config(DATABASE_URL or "postgresql://localhost/unset")
 _database["CONN_MAX_AGE"] = 600
@@ -103,6 +106,7 @@ CACHES = {
         "KEY_PREFIX": "cache",
     }
 }
+MESSAGE_STORAGE = "django.contrib.messages.storage.cookie.CookieStorage"  # a page needs no store to show them
 SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
 
 # --- Django ---------------------------------------------------------------------------------------
@@ -139,6 +143,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "shop.pages.buyer.basket_units",
             ]
         },
     }

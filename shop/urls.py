@@ -7,6 +7,7 @@ from django.templatetags.static import static
 from django.urls import path
 from django.views.generic import RedirectView
 
+from shop.pages import storefront, watching
 from shop.web import documentation, metrics, operations, orders, products
 
 #: Views that `shop.web.asgi` calls with requests of their own kind (`shop.web.http`), not Django's.
@@ -24,9 +25,21 @@ _api: dict[str, Any] = {
     "metrics": metrics.metrics,
 }
 
+#: The same, for pages that are open.
+_watched: dict[str, tuple[Any, str]] = {
+    "watch/stock": (watching.stock, "watch stock"),
+    "watch/orders/<uuid:order_id>": (watching.order, "watch order"),
+}
+
 urlpatterns = [
     *(path(route, view) for route, view in _api.items()),
-    path("", RedirectView.as_view(url="/api/docs")),
+    path("", storefront.products, name="shop"),
+    path("products/<path:sku>", storefront.product, name="product"),
+    path("basket", storefront.basket, name="basket"),
+    path("orders", storefront.order_list, name="orders"),
+    path("orders/<uuid:order_id>", storefront.order, name="order"),
+    path("orders/<uuid:order_id>/again", storefront.again, name="again"),
+    *(path(route, view, name=name) for route, (view, name) in _watched.items()),
     path("favicon.ico", RedirectView.as_view(url=static("icon.svg"))),
     path("admin/", admin.site.urls),
 ]

@@ -39,7 +39,7 @@ Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 #: What Django's own handler serves.
-_PAGES = ("/admin/", "/static/", "/favicon.ico")
+_PAGES = ("/admin/", "/static/", "/favicon.ico", "/products/", "/basket", "/orders")
 
 
 async def api(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,19 +1,18 @@
 """Products and their stock over HTTP."""
 
 import asyncio
-import re
 from collections.abc import Callable
-from decimal import Decimal
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 from django.db import connection
 
-from shop import keys, movements
+from shop import movements, offers
 from shop.intake import derived_id
 from shop.movements import Insufficient, KeyReused, Movement, UnknownSku
-from shop.stores import StoreUnavailable, store_faults, web_database, web_redis, web_thread_redis
+from shop.offers import Offer
+from shop.stores import web_thread_redis
 from shop.web.access import require
 from shop.web.http import Answer, Request
 from shop.web.parsing import (
@@ -30,8 +29,6 @@ from shop.web.schemas import ProductAnswer, ProductPage, StockMovementAnswer, pr
 _json = msgspec.json.Encoder()
 _Result = TypeVar("_Result")
 _PATH = "/api/v1/products"
-#: A counter of ours; somebody may have written something else by hand.
-_NUMBER = re.compile(r"-?[0-9]{1,15}")
 
 
 async def collection(request: Request) -> Answer:
@@ -41,9 +38,8 @@ async def collection(request: Request) -> Answer:
     limit = parse_limit(request.query.get("limit"))
     search = parse_search(request.query.get("q"))
     after = parse_cursor(request.query.get("cursor")) or ""
-    pattern = "%" + search.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
-    found = await web_database.rows("products", after=after, pattern=pattern, limit=limit + 1)
-    items = await _answers(found[:limit])
+    found = await offers.listed(search=search, after=after, limit=limit + 1)
+    items = [_product(offer) for offer in found[:limit]]
     following = None
     if len(found) > limit:
         query = {"limit": limit, "cursor": cursor_after(items[-1].sku), **({"q": search} if search else {})}
@@ -57,10 +53,10 @@ async def detail(request: Request, sku: str) -> Answer:
     await require(request, None)
     if "\0" in sku:
         raise Problem(kind=Kind.NOT_FOUND)
-    found = await web_database.rows("product", sku=sku)
-    if not found:
+    found = await offers.find(sku)
+    if found is None:
         raise Problem(kind=Kind.NOT_FOUND)
-    return _answered((await _answers(found))[0])
+    return _answered(_product(found))
 
 
 async def stock_movements(request: Request, sku: str) -> Answer:
@@ -107,28 +103,10 @@ def _moved(movement: Movement) -> Answer:
     return Answer(_json.encode(answer), 201, headers=headers)
 
 
-async def _answers(found: list[tuple[Any, ...]]) -> list[ProductAnswer]:
-    """Products with the units free in Redis; where it is away or has not loaded them, those of the books."""
-    counters: list[str | None] = [None] * len(found)
-    try:
-        if found:
-            with store_faults():
-                counters = await web_redis().mget([keys.stock(row[0]) for row in found])
-    except StoreUnavailable:
-        pass  # the books have an answer too, only without what is being reserved this moment
-    return [
-        _product(
-            sku,
-            name,
-            price,
-            max(0, free if counter is None or not _NUMBER.fullmatch(counter) else int(counter)),
-        )
-        for (sku, name, price, free), counter in zip(found, counters, strict=True)
-    ]
-
-
-def _product(sku: str, name: str, price: Decimal, available: int) -> ProductAnswer:
-    return ProductAnswer(sku=sku, name=name, price=price_text(price), available=available)
+def _product(offer: Offer) -> ProductAnswer:
+    return ProductAnswer(
+        sku=offer.sku, name=offer.name, price=price_text(offer.price), available=offer.available
+    )
 
 
 def _answered(answer: msgspec.Struct) -> Answer:

@@ -1,0 +1,44 @@
+"""What open pages ask for again and again: stock, and how an order is doing. Answered the API's light way."""
+
+import uuid
+from typing import Final
+
+import msgspec
+from django.http import parse_cookie
+
+from shop import offers, results
+from shop.domain import Status
+from shop.pages.buyer import COOKIE, Buyer
+from shop.pages.storefront import CLIENT, PRODUCTS_ON_A_PAGE, stock_words
+from shop.waiting_line import line
+from shop.web.http import Answer, Request
+from shop.web.problems import Kind, Problem, require_method
+
+#: How long an answer is held while an order is queued: after that the place in line is news, too.
+HELD_S: Final = 2.0
+#: SKUs on the largest page that watches them: a full basket.
+_SKUS: Final = max(50, PRODUCTS_ON_A_PAGE)
+
+_json = msgspec.json.Encoder()
+
+
+async def stock(request: Request) -> Answer:
+    """`/watch/stock?sku=...`: by SKU, units free to sell, words for them and their kind; without those not known now."""
+    require_method(request.method, "GET", "HEAD")
+    found = await offers.loaded_stock(request.query.getlist("sku")[:_SKUS])
+    return Answer(_json.encode({sku: (units, *stock_words(units)) for sku, units in found.items()}))
+
+
+async def order(request: Request, order_id: uuid.UUID) -> Answer:
+    """`/watch/orders/<id>`: the state of the buyer's order; held for a little while it is queued."""
+    require_method(request.method, "GET", "HEAD")
+    buyer = Buyer.of_cookie(parse_cookie(request.header(b"cookie")).get(COOKIE, ""))
+    state = await results.find(str(order_id), CLIENT) if buyer else None
+    if buyer is None or state is None or state.order.customer != buyer.id:
+        raise Problem(kind=Kind.NOT_FOUND)
+    if state.status is Status.QUEUED:
+        state = await results.wait(str(order_id), CLIENT, HELD_S) or state
+    standing = None
+    if state.status is Status.QUEUED:
+        standing = await line.standing(str(order_id), state.order.accepted_at_ms)
+    return Answer(_json.encode({"status": state.status, "words": standing.words if standing else ""}))
