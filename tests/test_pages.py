@@ -9,18 +9,18 @@ import uuid
 
 from django.contrib.auth.models import User
 
+from shop.pages.policy import CONTENT_SECURITY_POLICY
 from tests.builders import a_sku
 from tests.running import System
 
 
-def test_the_root_leads_to_the_api_reference_with_its_style_sheet(system: System) -> None:
+def test_pages_say_who_asked_and_are_kept_by_no_cache(system: System) -> None:
     page = system.get("/")
-    sheet = re.search(r'href="(/static/[^"]+\.css)"', page.body)
 
     assert page.status == 200
-    assert sheet is not None
-    assert system.get(sheet.group(1)).headers["Content-Type"].startswith("text/css")
     assert page.headers["X-Request-ID"]
+    assert page.headers["Cache-Control"] == "no-store"
+    assert page.headers["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
 
 
 def test_style_sheets_arrive_compressed_and_are_kept_for_ever(system: System) -> None:
