@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tests.benchmarks import contest, traffic, wire
 from tests.benchmarks.arrivals import ID_PLACE, Arrivals, Followed, percentile
-from tests.benchmarks.bench import Bench
+from tests.benchmarks.bench import Bench, Case
 from tests.benchmarks.load import ACCEPTED, run_apart
+from tests.benchmarks.meter import Meter
 from tests.benchmarks.reserva import Reserva
 from tests.benchmarks.systems import ask, unless, wait_until
 
@@ -17,8 +18,13 @@ TIMES: Final = (1, 10)
 RATE: Final = 200
 #: Orders that may wait, where the queue is limited: about half a second of work.
 QUEUE: Final = 1_500
-#: Clients at a time. The generator shares two cores with the system: ten times of what workers can do is more than it can
-#: send, so what was offered is told as measured.
+#: The generator shares two cores with the system and can't send ten times what workers do at their best. With a PostgreSQL
+#: that takes a quarter of a second for each batch it can; the queue is some seconds of work then.
+SLOW: Final = """
+CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.25); RETURN NULL; END';
+CREATE TRIGGER slow AFTER INSERT ON shop_order FOR EACH STATEMENT EXECUTE FUNCTION slow();
+"""
+#: Clients at a time. What was offered is told as measured.
 CLIENTS: Final = 1_000
 REFUSALS: Final = {429, 503}
 DRAINED_WITHIN_S: Final = 60.0
@@ -29,6 +35,7 @@ class Overload:
     """What was measured under so many times the load that may be served.
 
     `recovery_s`: from the last request of the load until an order sent then was accepted and could be read as ended.
+    `web_cpu_us`: microseconds of CPU of the web processes per request.
     """
 
     limit: str
@@ -39,10 +46,17 @@ class Overload:
     refusal_p50_ms: float
     refusal_p99_ms: float
     recovery_s: float
+    web_cpu_us: float
+
+
+class Ungated(Reserva):
+    """This system without `shop/web/gate.py`."""
+
+    COMMAND = ("-m", "tests.benchmarks.ungated", "up")
 
 
 def overload(bench: Bench) -> None:
-    """A client over its rate; and all clients over what workers can do."""
+    """A client over its rate; all clients over what workers can do, at their best and with a slow store."""
     limited = bench.reserva("overload, rate", ORDER_RATE_LIMIT=str(RATE))
     for times in TIMES:
         _measure(bench, limited, "rate", times, RATE)
@@ -53,6 +67,20 @@ def overload(bench: Bench) -> None:
     for times in TIMES:
         _measure(bench, limited, "queue", times, most)
     bench.stop(limited.name)
+    for kind, limit in ((Reserva, "slow store"), (Ungated, "slow store, no gate")):
+        slow = kind(bench.folder / limit.replace(" ", "-"), f"overload, {limit}", QUEUE_LIMIT=str(QUEUE))
+        bench.start(slow)
+        slow.database.execute(SLOW)
+        can_serve = _at_its_best(bench, slow)
+        for times in TIMES:
+            _measure(bench, slow, limit, times, can_serve)
+        bench.stop(slow.name)
+
+
+def _at_its_best(bench: Bench, system: Reserva) -> float:
+    """Orders per second where as many are sent as the queue may hold."""
+    case = Case(system=system, scenario="spread", traffic=traffic.spread(), warm_orders=QUEUE)
+    return max(bench.round(replace(case, label=f"{system.name} {n}"), 0.0).orders_per_s for n in range(2))
 
 
 def _measure(bench: Bench, system: Reserva, limit: str, times: int, can_serve_per_s: float) -> None:
@@ -69,7 +97,9 @@ def _measure(bench: Bench, system: Reserva, limit: str, times: int, can_serve_pe
         follow_every=len(requests) + 1,
         most_connections=CLIENTS,
     )
+    meter = Meter(system.pids)
     found: Followed = run_apart(plan)
+    web_cpu_s = meter.read()["web"]
     waiting = system.waiting()
     after, recovery_s = _recovery(system, tag)
     wait_until(lambda: not system.waiting(), within_s=DRAINED_WITHIN_S, what="the end of all orders")
@@ -82,6 +112,7 @@ def _measure(bench: Bench, system: Reserva, limit: str, times: int, can_serve_pe
         refusal_p50_ms=_ms(found.refusals_s, 0.5),
         refusal_p99_ms=_ms(found.refusals_s, 0.99),
         recovery_s=recovery_s,
+        web_cpu_us=web_cpu_s / len(requests) * 1e6,
     )
     bench.found.overload.append(told)
     odd = set(found.statuses) - REFUSALS - {ACCEPTED}

@@ -116,10 +116,12 @@ def _overload(data: Data) -> str:
             *(f"{one[name]:,.0f}" for name in ("offered_per_s", "served_per_s", "refused")),
             *(f"{one[name]:,.1f}" for name in ("refusal_p50_ms", "refusal_p99_ms")),
             f"{one['recovery_s']:.2f}",
+            f"{one['web_cpu_us']:.0f}",
         ]
         for one in data["overload"]
     ]
     head = ["limit", "load", "offered/s", "served/s", "refused", "refusal p50 ms", "p99 ms", "recovered in s"]
+    head += ["us of web per request"]
     return section("Overload", "recovered: a new order was accepted and had ended", head, rows)
 
 

@@ -44,6 +44,8 @@ class Books:
 class Reserva(System):
     """`manage.py up` in a folder of its own, on free ports; `env` is what its users could set."""
 
+    COMMAND: tuple[str, ...] = ("manage.py", "up")
+
     def __init__(self, folder: Path, name: str = "reserva", **env: str) -> None:
         self.name = name
         self.folder = folder
@@ -65,7 +67,7 @@ class Reserva(System):
         up_json = self.folder / "data" / "up.json"
         part = Part(
             name="up",
-            argv=[sys.executable, "manage.py", "up"],
+            argv=[sys.executable, *self.COMMAND],
             log=self.folder / "up.log",
             env=self.env,
             cwd=ROOT,

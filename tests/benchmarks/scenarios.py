@@ -53,7 +53,7 @@ def described() -> str:
         **SIDE_BY_SIDE,
         "latency": "from POST to readable result at 50/s and at 70 % of the maximum",
         "scarce": "more buyers than units of one SKU; each unit must be sold, and none twice",
-        "overload": "once and ten times what a rate limit or a queue limit lets through (full form)",
+        "overload": "once and ten times what limits and a slow store let through, with and without the gate (full form)",
         "orders": "real orders, where --orders names a file",
         **{name: f"{step.meaning} (full form)" for name, step in GROWTH.items()},
     }
@@ -88,7 +88,7 @@ def _steps(
     if "scarce" in wanted:
         yield "scarce", Step(seconds=3, measure=contest.scarce, needs=(contest.RESERVA,))
     if "overload" in wanted:
-        seconds = 2 * len(overload.TIMES) * (on.pace.steady_s + 10)
+        seconds = 4 * len(overload.TIMES) * (on.pace.steady_s + 10)
         yield "overload", Step(seconds=seconds, measure=overload.overload, needs=(contest.RESERVA,))
     if "orders" in wanted and orders:
         first, times = (QUICK_SALES, 1) if on.pace is bench.QUICK else (None, HISTORIES)

@@ -1,0 +1,13 @@
+"""`manage.py` whose web processes take in whatever comes, to see what `shop/web/gate.py` is worth."""
+
+import os
+import sys
+
+from django.core.management import execute_from_command_line
+
+if __name__ == "__main__":
+    os.environ |= {"DJANGO_SETTINGS_MODULE": "shop.settings", "UNGUARDED": "gate"}
+    from shop.management import system
+
+    system.WEB_OPTIONS = ("tests.unguarded_web:application", *system.WEB_OPTIONS[1:])
+    execute_from_command_line(sys.argv)
