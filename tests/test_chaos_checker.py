@@ -418,7 +418,7 @@ def test_only_where_nobody_could_know_of_an_order_may_its_key_be_taken_for_a_new
     ("wished_at", "polled_at", "wrong"),
     [
         pytest.param(40.1, 41.0, False, id="it waits to be cancelled"),
-        pytest.param(40.1, 70.0, True, id="for too long"),
+        pytest.param(40.1, 75.0, True, id="for too long"),
         pytest.param(41.5, 42.0, True, id="whoever wished it could know of its end"),
     ],
 )
