@@ -91,8 +91,10 @@ class Buyer(msgspec.Struct, array_like=True):
             raise BasketFull
 
     def ordered(self, order_id: str) -> None:
-        """Remember an order."""
+        """Remember an order; older ones as far as the cookie has room."""
         self.orders = [order_id, *(known for known in self.orders if known != order_id)][:_ORDERS]
+        while len(self.orders) > 1 and len(self._cookie()) > _COOKIE_BYTES:
+            self.orders.pop()
 
     def leave(self, *, with_empty_basket: bool) -> None:
         """What is in the basket from now on becomes another order."""
