@@ -150,7 +150,7 @@ def test_a_flash_sale_ends_with_a_verdict_and_a_page_that_needs_nothing_else(
     assert "/live as operator, password a password" in told
     (page,) = (data_dir / "demo").glob("*/report.html")
     text = page.read_text()
-    assert told.rstrip().endswith(f"Report with plots: {page}")
+    assert told.rstrip().endswith(f"Report with plots: file://{page}")
     assert "Every order and every unit is accounted for." in text
     assert "--buyers 150 --seconds 1.5 --skus 12 --hot-stock 30 --seed 42" in text
     assert text.count("<svg ") == 4

@@ -175,7 +175,7 @@ class Command(BaseCommand):
         if not verdicts[0].holds:
             self._say(f"\nAnd of the two buyers:\n{verdicts[0]}")
         page = report.write(settings.DATA_DIR / "demo" / f"{began:%Y-%m-%d-%H%M%S}-{run}")
-        self._say(f"\nReport with plots: {page}")
+        self._say(f"\nReport with plots: {page.as_uri()}")
         return all(verdict.holds for verdict in verdicts)
 
     def _hold(self, shop: Running, sale: Sale, seconds: float) -> tuple[Bought, Journal]:
