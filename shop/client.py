@@ -32,7 +32,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from shop.domain import Status
+from shop.domain import ReasonCode, Status
 from shop.http_connection import Answer, Origin, Pool, ProtocolError
 from shop.web.schemas import (
     FieldError,
@@ -45,6 +45,29 @@ from shop.web.schemas import (
     StockMovementAnswer,
     StockMovementRequest,
 )
+
+__all__ = [
+    "AccessDenied",
+    "AsyncClient",
+    "Client",
+    "FieldError",
+    "InsufficientStock",
+    "Invalid",
+    "KeyReused",
+    "NotCancellable",
+    "NotFound",
+    "OrderAnswer",
+    "Overloaded",
+    "Placed",
+    "ProblemDocument",
+    "ProductAnswer",
+    "ReasonCode",
+    "Refused",
+    "ReservaError",
+    "Status",
+    "StockMovementAnswer",
+    "Unavailable",
+]
 
 #: The longest the API holds an answer (`Prefer: wait`), in seconds.
 WAIT_MAX_S: Final = 30
@@ -76,7 +99,10 @@ class Unavailable(ReservaError):
 
 
 class Overloaded(Unavailable):
-    """The shop was there and took no more for now (`rate-limited`, `queue-full`). Ask again later, with the same key."""
+    """The shop was there and took no more for now (`rate-limited`, `queue-full`, `intake-paused`).
+
+    Ask again later, with the same key.
+    """
 
 
 class Refused(ReservaError):
@@ -121,8 +147,8 @@ class InsufficientStock(Refused):
     """The movement would take units that are promised to orders."""
 
 
-#: The problem types whose request is worth repeating after patience ran out, too.
-_OVERLOADED: Final = {"rate-limited", "queue-full"}
+#: Problem types of a shop that is there and takes no more for now.
+OVERLOADED: Final = frozenset({"rate-limited", "queue-full", "intake-paused"})
 #: What to raise for which problem type; for those that are not here, the request is repeated.
 REFUSALS: Final[Mapping[str, type[Refused]]] = {
     "malformed-json": Invalid,
@@ -347,7 +373,7 @@ class AsyncClient:
             if not limit.expired():
                 raise
         words, problem = (trouble.words, trouble.problem) if trouble else ("nothing came", None)
-        error = Overloaded if problem and _slug(problem) in _OVERLOADED else Unavailable
+        error = Overloaded if problem and _slug(problem) in OVERLOADED else Unavailable
         raise error(
             f"{method} {target}: no answer for {patience_s:g} s, at last: {words} (request {request_id})",
             problem,

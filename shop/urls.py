@@ -20,6 +20,8 @@ _api: dict[str, Any] = {
     "api/v1/products/<path:sku>": products.detail,
     "api/openapi.json": documentation.openapi_json,
     "api/docs": documentation.docs,
+    "api/problems/<slug:slug>": documentation.problem,
+    f"api/{documentation.WHEEL}": documentation.client,
     "healthz": operations.healthz,
     "readyz": operations.readyz,
     "metrics": metrics.metrics,

@@ -28,7 +28,7 @@ from shop.web.bodies import Receive, replayed, whole_body  # noqa: E402
 from shop.web.draining import draining  # noqa: E402
 from shop.web.http import Answer, Request  # noqa: E402
 from shop.web.parsing import request_id  # noqa: E402
-from shop.web.problems import Kind, Problem  # noqa: E402
+from shop.web.problems import Kind, Problem, page_meant  # noqa: E402
 from shop.web.problems import response as problem_answer  # noqa: E402
 from workers.memory import keep_what_is_loaded  # noqa: E402
 from workers.open_files import allow_open_files  # noqa: E402
@@ -64,17 +64,25 @@ async def _answer(request: Request, receive: Receive) -> Answer:
         answer: Answer = await found.func(request, *found.args, **found.kwargs)
         return answer
     except Problem as problem:
-        return problem_answer(problem)
+        return (problem.kind is Kind.UNAUTHORIZED and _page_meant(request)) or problem_answer(problem)
     except TooManyFieldsSent:
         return problem_answer(Problem(kind=Kind.INVALID_REQUEST, detail="Too many query parameters."))
     except Resolver404:
-        return problem_answer(Problem(kind=Kind.NOT_FOUND))
+        return _page_meant(request) or problem_answer(Problem(kind=Kind.NOT_FOUND))
     except (StoreUnavailable, TimeoutError) as away:
         log.warning("store unavailable", reason=str(away) or "no answer in time")
         return problem_answer(Problem(kind=Kind.UNAVAILABLE))
     except Exception:
         log.exception("unexpected error", path=request.path)
         return problem_answer(Problem(kind=Kind.INTERNAL_ERROR))
+
+
+def _page_meant(request: Request) -> Answer | None:
+    """The way to a problem's page for who follows its `type` from where it was met, which needs no API key."""
+    page = page_meant(request.path)
+    if page is None or request.method not in {"GET", "HEAD"} or request.sent(b"authorization"):
+        return None
+    return Answer(status_code=303, headers={"Location": page})
 
 
 @lru_cache(maxsize=1024)

@@ -1,8 +1,11 @@
 """`/api/openapi.json`, and `/api/docs`: the same document as a page for people, which needs no script."""
 
+import gzip
+import hashlib
 import re
 import shlex
-from functools import cache
+from functools import cache, lru_cache
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -12,19 +15,28 @@ from django.template.loader import render_to_string
 from django.utils.html import escape, format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
+from shop.client import OVERLOADED, REFUSALS, Overloaded, Unavailable
 from shop.domain import QUANTITY_MAX, SKU_MAX_LENGTH, Status
-from shop.web import openapi, parsing
+from shop.web import examples, openapi, orders, parsing, wheel
 from shop.web.endpoints import OPERATIONS, SCOPES
+from shop.web.explanations import EXPLANATIONS
 from shop.web.http import Answer, Request
-from shop.web.problems import Kind, require_method
+from shop.web.problems import Kind, Problem, require_method
+from shop.web.problems import response as problem_answer
 
 Json = dict[str, Any]
 
 VERSION: Final = "1.0.0"
 
-#: The page loads its style sheet and nothing else, and nobody may frame it.
+#: Where pip finds the Python client.
+WHEEL: Final = wheel.name(VERSION)
+
+_KINDS: Final = {kind.slug: kind for kind in Kind}
+
+#: The pages load their style sheets and the site's icon and nothing else, and nobody may frame them.
 _POLICY: Final = (
-    "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'self'; img-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 #: What each state of an order means, and what may come after it.
@@ -40,6 +52,20 @@ LIFE: Final = {
 }
 
 
+#: What the commands of the page need before them, and what its Python needs.
+SHELL: Final = """\
+export SHOP=http://127.0.0.1:8000
+export API_KEY=...   # printed by make up
+export ORDER=...     # an order's id, once you have one"""
+PYTHON: Final = """\
+import os
+import urllib.request
+from reserva import Client
+
+SHOP = os.environ["SHOP"]
+shop = Client(SHOP, os.environ["API_KEY"])"""
+
+
 async def openapi_json(request: Request) -> Answer:
     """`GET /api/openapi.json`"""
     require_method(request.method, "GET", "HEAD")
@@ -48,9 +74,44 @@ async def openapi_json(request: Request) -> Answer:
 
 async def docs(request: Request) -> Answer:
     """`GET /api/docs`"""
+    return _shown(request, _page())
+
+
+async def problem(request: Request, slug: str) -> Answer:
+    """`GET /api/problems/{type}`"""
+    kind = _KINDS.get(slug)
+    if kind is None:
+        raise Problem(kind=Kind.NOT_FOUND)
+    return _shown(request, _problem_page(kind))
+
+
+async def client(request: Request) -> Answer:
+    """`GET /api/reserva-VERSION-py3-none-any.whl`: the Python client, for pip."""
     require_method(request.method, "GET", "HEAD")
-    headers = {"Cache-Control": "no-cache", "Content-Security-Policy": _POLICY}
-    return Answer(_page().encode(), content_type="text/html; charset=utf-8", headers=headers)
+    return Answer(wheel.wheel(VERSION), content_type="application/zip", headers={"Cache-Control": "no-cache"})
+
+
+def _shown(request: Request, page: bytes) -> Answer:
+    """A page, packed for who takes it so, and not sent again to who has it."""
+    require_method(request.method, "GET", "HEAD")
+    tag = f'"{hashlib.blake2b(page, digest_size=12).hexdigest()}"'
+    headers = {
+        "Cache-Control": "no-cache",
+        "Content-Security-Policy": _POLICY,
+        "ETag": tag,
+        "Vary": "Accept-Encoding",
+    }
+    if tag in request.header(b"if-none-match"):
+        return Answer(status_code=304, headers=headers)
+    if "gzip" in request.header(b"accept-encoding"):
+        headers["Content-Encoding"] = "gzip"
+        page = _packed(page)
+    return Answer(page, content_type="text/html; charset=utf-8", headers=headers)
+
+
+@lru_cache(maxsize=64)
+def _packed(page: bytes) -> bytes:
+    return gzip.compress(page)
 
 
 @cache
@@ -66,7 +127,7 @@ def _document_bytes() -> bytes:
 
 
 @cache
-def _page() -> str:
+def _page() -> bytes:
     document = _document()
     groups: dict[str, list[Json]] = {}
     for path, methods in document["paths"].items():
@@ -76,17 +137,52 @@ def _page() -> str:
         "api_docs.html",
         {
             "version": VERSION,
-            "introduction": _prose(document["info"]["description"]),
+            "wheel": WHEEL,
+            "introduction": [_prose(part) for part in document["info"]["description"].split("\n\n")],
             "groups": groups.items(),
             "objects": [_object(name, schema) for name, schema in document["components"]["schemas"].items()],
             "scopes": [(name, _prose(meaning)) for name, meaning in SCOPES.items()],
             "life": [
                 (status.value, _prose(meaning), _prose(after)) for status, (meaning, after) in LIFE.items()
             ],
-            "problems": [(kind, _prose(kind.advice), _users(kind)) for kind in Kind],
+            "shell": SHELL,
+            "python": PYTHON,
+            "problems": [_problem(kind) for kind in Kind],
             "limits": [(_prose(name), limit) for name, limit in _limits()],
+            "patience_s": orders.PATIENCE_S,
         },
-    )
+    ).encode()
+
+
+@cache
+def _problem_page(kind: Kind) -> bytes:
+    answer = problem_answer(examples.problem(kind))
+    head = {"Content-Type": answer.content_type, **answer.headers}
+    lines = [f"HTTP/1.1 {kind.status} {HTTPStatus(kind.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in head.items()]
+    body = msgspec.json.format(answer.content, indent=2).decode()
+    return render_to_string(
+        "api_problem.html", {**_problem(kind), "example": "\n".join([*lines, "", body])}
+    ).encode()
+
+
+def _problem(kind: Kind) -> Json:
+    """What there is to say of a kind of problem."""
+    explanation = EXPLANATIONS[kind]
+    raised = REFUSALS.get(kind.slug) or (Overloaded if kind.slug in OVERLOADED else Unavailable)
+    return {
+        "kind": kind,
+        "advice": _prose(kind.advice),
+        "happened": _prose(explanation.happened),
+        "remedy": _prose(explanation.remedy),
+        "key": _prose(explanation.key.value),
+        "key_in_a_word": explanation.key.name.lower(),
+        "again": _prose(explanation.again.value),
+        "again_in_a_word": explanation.again.name.lower(),
+        "raised": raised.__name__,
+        "raised_after_repeating": issubclass(raised, Unavailable),
+        "operations": [(o.id, o.summary) for o in OPERATIONS if kind in o.problems],
+    }
 
 
 def _limits() -> list[tuple[str, str]]:
@@ -105,11 +201,6 @@ def _limits() -> list[tuple[str, str]]:
     ]
 
 
-def _users(kind: Kind) -> list[str]:
-    """The ids of the operations that may answer with the problem."""
-    return [operation.id for operation in OPERATIONS if kind in operation.problems]
-
-
 def _operation(method: str, path: str, operation: Json) -> Json:
     answers, problems = [], []
     for status, response in operation["responses"].items():
@@ -117,7 +208,7 @@ def _operation(method: str, path: str, operation: Json) -> Json:
         if int(status) < 400:
             answers.append(_answer(status, response, content))
         else:
-            problems += [(status, slug) for slug in content["application/problem+json"]["examples"]]
+            problems += [(status, _KINDS[slug]) for slug in content["application/problem+json"]["examples"]]
     body = operation.get("requestBody")
     security = operation["security"]
     return {
@@ -133,6 +224,7 @@ def _operation(method: str, path: str, operation: Json) -> Json:
         "answers": answers,
         "problems": problems,
         "curl": curl(method, path, operation),
+        "python": next(o.python for o in OPERATIONS if o.id == operation["operationId"]).strip(),
     }
 
 
@@ -176,7 +268,7 @@ def _object(name: str, schema: Json) -> Json:
 
 
 def curl(method: str, path: str, operation: Json) -> str:
-    """A command that works: the required parameters, and the first optional one to show how it is sent."""
+    """A command that works after `SHELL`: the required parameters, and the first optional one to show how it is sent."""
     required = [parameter for parameter in operation["parameters"] if parameter["required"]]
     optional = [parameter for parameter in operation["parameters"] if not parameter["required"]]
     headers, query = [], {}
@@ -186,6 +278,8 @@ def curl(method: str, path: str, operation: Json) -> str:
                 headers.append(f"{parameter['name']}: {parameter['example']}")
             case "query":
                 query[parameter["name"]] = parameter["example"]
+            case "path" if parameter["name"] == "id":
+                path = path.replace("{id}", "$ORDER")
             case "path":
                 path = path.replace(f"{{{parameter['name']}}}", quote(parameter["example"], safe=""))
     words = [f'"$SHOP{path}{"?" + urlencode(query) if query else ""}"']

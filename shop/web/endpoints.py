@@ -34,7 +34,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One method of one path. `scopes` that its API key needs: none at all, or no key where it is None."""
+    """One method of one path. `scopes` that its API key needs: none at all, or no key where it is None.
+
+    `python`: the example of `/api/docs` in Python. They run one after another in one program.
+    """
 
     id: str
     method: str
@@ -48,6 +51,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     parameters: tuple[Parameter, ...] = ()
     body: Any = None
     body_example: Any = None
+    python: str
 
 
 SCOPES: Final = {"orders": "Place, read and cancel orders.", "stock": "Change the stock of products."}
@@ -75,6 +79,15 @@ OPERATIONS: Final = (
         "and `Idempotency-Replayed: true`. Orders are the same if they mean the same: white space, the order "
         "of members and of items, and split items do not matter. Keys belong to the client: nobody else sees "
         "them. A request that is refused uses up no key. Orders are taken while PostgreSQL is away, too.",
+        python="""\
+placed = shop.place_order(
+    [("MUG-001", 6), ("TEA-MNT-080", 2)],
+    key="5f0c7b52-0001",
+    customer="17850",
+    reference="web-536365",
+)
+print(placed.order.id, placed.order.status)
+""",
         scopes=("orders",),
         parameters=(parameters.IDEMPOTENCY_KEY,),
         body=OrderRequest,
@@ -107,6 +120,12 @@ OPERATIONS: Final = (
         summary="Ask for an order",
         description="What became of an order. An id that does not exist and an order of another client give "
         "the same 404. A queued order comes with `Retry-After`, a final one with an `ETag`.",
+        python="""\
+order = shop.ended(placed.order.id, within_s=60)
+if order.status == "rejected":
+    for line in order.reason.lines:
+        print(f"only {line.available} of {line.sku} left")
+""",
         scopes=("orders",),
         parameters=(parameters.ORDER_ID, parameters.PREFER, parameters.IF_NONE_MATCH),
         answers=(
@@ -139,6 +158,10 @@ OPERATIONS: Final = (
         description="The order becomes `cancelled` and its units return to stock, once, however often this "
         "is repeated. An order that is still queued is cancelled before it is fulfilled or right after, and "
         "answered as it is until then. No body is read.",
+        python="""\
+order = shop.cancelled(placed.order.id, within_s=60)
+print(order.status)
+""",
         scopes=("orders",),
         parameters=(parameters.ORDER_ID,),
         answers=(
@@ -159,6 +182,10 @@ OPERATIONS: Final = (
         tag="Products",
         summary="List products",
         description="Products in the order of their SKUs, page by page: follow `next` until it is null.",
+        python="""\
+for product in shop.every_product(q="Fjord"):
+    print(product.sku, product.price, product.available)
+""",
         scopes=(),
         parameters=(parameters.SEARCH, parameters.LIMIT, parameters.CURSOR),
         answers=(
@@ -178,6 +205,9 @@ OPERATIONS: Final = (
         tag="Products",
         summary="Ask for a product",
         description="One product and the units of it that are free to sell.",
+        python="""\
+print(shop.product("MUG-001").available)
+""",
         scopes=(),
         parameters=(parameters.SKU,),
         answers=(
@@ -198,6 +228,12 @@ OPERATIONS: Final = (
         summary="Change a product's stock",
         description="Adds a difference to the product's stock, during a sale too, and writes it into the "
         "audit. What is promised to orders cannot be taken. The idempotency key works as for orders.",
+        python="""\
+movement = shop.move_stock(
+    "MUG-001", 10, reason="delivery 4711", key="5f0c7b52-0001"
+)
+print(movement.available)
+""",
         scopes=("stock",),
         parameters=(parameters.SKU, parameters.IDEMPOTENCY_KEY),
         body=StockMovementRequest,
@@ -227,6 +263,10 @@ OPERATIONS: Final = (
         tag="Operations",
         summary="Is the process up?",
         description="Asks nothing else: for the supervisor that would restart it.",
+        python="""\
+with urllib.request.urlopen(f"{SHOP}/healthz", timeout=2) as answer:
+    print(answer.status)
+""",
         scopes=None,
         answers=(Answer(status=200, description="It is.", body=Health, examples={"up": Health()}),),
         problems=(Kind.INTERNAL_ERROR,),
@@ -238,6 +278,10 @@ OPERATIONS: Final = (
         tag="Operations",
         summary="Can orders be taken and fulfilled?",
         description="Asks Redis, PostgreSQL and the worker's heartbeat. A 503 says which one is missing.",
+        python="""\
+with urllib.request.urlopen(f"{SHOP}/readyz", timeout=5) as answer:
+    print(answer.status)
+""",
         scopes=None,
         answers=(Answer(status=200, description="They can.", body=Health, examples={"ready": Health()}),),
         problems=(Kind.INTERNAL_ERROR, Kind.UNAVAILABLE),
@@ -249,6 +293,10 @@ OPERATIONS: Final = (
         tag="Operations",
         summary="Counters and timings",
         description="In the text format of Prometheus.",
+        python="""\
+with urllib.request.urlopen(f"{SHOP}/metrics", timeout=5) as answer:
+    print(answer.read().decode())
+""",
         scopes=None,
         answers=(Answer(status=200, description="The metrics.", body=str, media_type="text/plain"),),
         problems=(Kind.INTERNAL_ERROR,),

@@ -27,7 +27,7 @@ _SOON: Final = datetime(2026, 3, 2, 12, 0, 0, 310_000, tzinfo=UTC)
 ETAG: Final = '"9c1185a5c5e9fc54612808977"'
 
 ORDER: Final = OrderRequest(
-    items=[OrderItem(sku="85123A", quantity=6), OrderItem(sku="71053", quantity=2)],
+    items=[OrderItem(sku="MUG-001", quantity=6), OrderItem(sku="TEA-MNT-080", quantity=2)],
     customer="17850",
     reference="web-536365",
 )
@@ -47,24 +47,24 @@ REJECTED: Final = msgspec.structs.replace(
     QUEUED,
     status=Status.REJECTED,
     updated_at=_SOON,
-    reason=Reason(ReasonCode.INSUFFICIENT_STOCK, (LineShortage("85123A", requested=6, available=4),)),
+    reason=Reason(ReasonCode.INSUFFICIENT_STOCK, (LineShortage("MUG-001", requested=6, available=4),)),
 )
-PRODUCT: Final = ProductAnswer(
-    sku="85123A", name="White hanging heart T-light holder", price="2.55", available=4
-)
+PRODUCT: Final = ProductAnswer(sku="MUG-001", name="Stoneware mug Fjord, 300 ml", price="11.90", available=4)
 MOVEMENT: Final = StockMovementRequest(delta=10, reason="delivery 4711")
 
 MOVED: Final = StockMovementAnswer(
     id="48213", sku=PRODUCT.sku, delta=MOVEMENT.delta, reason=MOVEMENT.reason, created_at=_NOON, available=14
 )
 PAGE: Final = ProductPage(
-    items=[PRODUCT], next=f"/api/v1/products?q=heart&limit=1&cursor={cursor_after(PRODUCT.sku)}"
+    items=[PRODUCT], next=f"/api/v1/products?q=Fjord&limit=1&cursor={cursor_after(PRODUCT.sku)}"
 )
 
 _ERRORS: Final = {
     Kind.INVALID_ORDER: tuple(
         order_faults(
-            JsonObject(items=[JsonObject(sku=" 85123A", quantity=6), JsonObject(sku="71053", quantity=0)]),
+            JsonObject(
+                items=[JsonObject(sku=" MUG-001", quantity=6), JsonObject(sku="TEA-MNT-080", quantity=0)]
+            ),
             max_lines=2,
         )
     ),

@@ -19,7 +19,8 @@ SECURITY_SCHEME: Final = "apiKey"
 _DESCRIPTION: Final = """\
 Order intake that never oversells: an order is accepted at once, then confirmed or rejected as a whole.
 
-Every answer has an `X-Request-ID`. Every error is `application/problem+json` (RFC 9457): decide by `type`.
+Every answer has an `X-Request-ID`. Every error is `application/problem+json` (RFC 9457): decide by `type`, which is
+a relative reference that leads to a page about it from wherever it was met, as the answer's `Link` does.
 A method that a path does not have is answered with 405 and `Allow`. Times are RFC 3339 in UTC, and prices are
 decimal numbers in strings. Unknown members of a body are refused, and so are members given twice; other query
 parameters are ignored. New members may appear in answers at any time.
@@ -137,7 +138,9 @@ def _problem_response(kinds: list[Kind]) -> Json:
     only_these = {"type": {"enum": [kind.slug for kind in kinds]}, "status": {"const": kinds[0].status}}
     return {
         "description": "; ".join(kind.title for kind in kinds),
-        "headers": _headers(always=[name for name in HEADERS if all(name in kind.headers for kind in kinds)]),
+        "headers": _headers(
+            always=["Link", *(name for name in HEADERS if all(name in kind.headers for kind in kinds))]
+        ),
         "content": {
             problems.MEDIA_TYPE: {
                 "schema": {**_schema(ProblemDocument), "properties": only_these},

@@ -14,6 +14,7 @@ from shop.web.parsing import (
     WAIT_MAX_SECONDS,
     cursor_after,
 )
+from shop.web.problems import Kind
 from shop.web.schemas import Sku
 
 Json = dict[str, Any]
@@ -62,6 +63,10 @@ HEADERS: Final = {
     ),
     "ETag": Header(description="Of a final order; for `If-None-Match`.", example=examples.ETAG),
     "Preference-Applied": Header(description="The wait that was granted.", example="wait=10"),
+    "Link": Header(
+        description="The page about the problem's type, with the relation `help`.",
+        example=f'<{Kind.NOT_FOUND.page}>; rel="help"',
+    ),
     "WWW-Authenticate": Header(description="How to authenticate (RFC 6750).", example="Bearer"),
 }
 
@@ -115,7 +120,7 @@ SEARCH = Parameter(
     place="query",
     description="Only products that have this in their SKU or name.",
     limits={"maxLength": TEXT_MAX_LENGTH, "pattern": TEXT_PATTERN.replace("+$", "*$")},
-    example="heart",
+    example="Fjord",
 )
 LIMIT = Parameter(
     name="limit",

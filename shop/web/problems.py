@@ -12,6 +12,8 @@ from shop.web.http import Answer
 from shop.web.schemas import FieldError, ProblemDocument
 
 MEDIA_TYPE: Final = "application/problem+json"
+#: Where each kind of problem has its page.
+PAGES: Final = "/api/problems"
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 _json = msgspec.json.Encoder()
@@ -121,6 +123,11 @@ class Kind(Enum):
         """The `type` in the answer, a relative reference: `malformed-json`."""
         return self.name.lower().replace("_", "-")
 
+    @property
+    def page(self) -> str:
+        """The address of the page about it, which every answer links to (RFC 8288)."""
+        return f"{PAGES}/{self.slug}"
+
 
 class Problem(Exception):
     """The request cannot be served; `response` makes the answer. Headers here win over those of the kind."""
@@ -136,7 +143,7 @@ class Problem(Exception):
         self.kind = kind
         self.detail = kind.advice if detail is None else detail
         self.errors = errors
-        self.headers = {**kind.headers, **headers}
+        self.headers = {"Link": f'<{kind.page}>; rel="help"', **kind.headers, **headers}
         super().__init__(f"{kind.slug}: {self.detail}")
 
 
@@ -152,6 +159,14 @@ def response(problem: Problem) -> Answer:
     return Answer(
         _json.encode(document), problem.kind.status, content_type=MEDIA_TYPE, headers=problem.headers
     )
+
+
+def page_meant(path: str) -> str | None:
+    """The page that a `type` leads to which was resolved against the address of the request (RFC 9457, 3.1.1)."""
+    return _PAGES.get(path.rsplit("/", 1)[1])
+
+
+_PAGES: Final = {kind.slug: kind.page for kind in Kind}
 
 
 def require_method(method: str | None, *allowed: str) -> None:
