@@ -19,6 +19,7 @@ django.setup(set_prefix=False)
 import structlog  # noqa: E402 - Django must be set up before anything of the shop is imported
 from django.core.exceptions import TooManyFieldsSent  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
+from django.db import connections  # noqa: E402
 from django.urls import Resolver404, ResolverMatch, get_resolver  # noqa: E402
 
 from shop import figures, intake, queue, results, storage_check  # noqa: E402
@@ -127,6 +128,9 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 
 
 _django: Any = ASGIHandler()
+# Each of its requests has a thread of its own. A connection that was kept would be met by no other thread, and stay open
+# until the collector of garbage comes by, which is seldom here (`workers.memory`): some pages, and PostgreSQL had none left.
+connections.settings["default"]["CONN_MAX_AGE"] = 0
 
 
 async def pages(scope: Scope, receive: Receive, send: Send) -> None:
