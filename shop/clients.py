@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from shop import keys
@@ -19,6 +20,8 @@ from shop.round_trips import RoundTrips
 from shop.stores import StoreUnavailable, redis_client, store_faults, web_database, web_redis
 
 SCOPES = ("orders", "stock")
+#: A client's name: part of Redis keys, in which a colon would end it.
+NAME_PATTERN = r"[A-Za-z0-9._-]{1,64}"
 #: How long a web process relies on what it has read. A revoked key ends within this time.
 MEMORY_S = 2.0
 #: A revocation is remembered in Redis longer than any request that read the key before it may take.
@@ -41,17 +44,29 @@ def create_key(client: str, scopes: Sequence[str]) -> str:
     """Make a new key for a client and return it; it can't be shown again. Redis learns it first here, then by itself."""
     key = f"rsv_{secrets.token_urlsafe(32)}"
     ApiKey.objects.create(digest=digest(key), client=client, scopes=list(scopes))
-    publish_keys()
+    # The key is good already, and would be lost with the error: the sweeper publishes it as soon as Redis is back.
+    with suppress(StoreUnavailable):
+        publish_keys()
     return key
 
 
 def revoke_keys(client: str) -> int:
-    """End all keys of a client; returns how many. Raises `StoreUnavailable` with nothing changed when Redis is away.
+    """End all keys of a client; returns how many. Raises `StoreUnavailable` with nothing changed when Redis is away."""
+    return _revoke(ApiKey.objects.filter(client=client))
+
+
+def revoke_key(digested: str) -> bool:
+    """End one key, named by its digest; False where it had ended. Raises `StoreUnavailable` as `revoke_keys` does."""
+    return _revoke(ApiKey.objects.filter(digest=digested)) > 0
+
+
+def _revoke(chosen: QuerySet[ApiKey]) -> int:
+    """End keys; returns how many were alive.
 
     Redis first, and as a word rather than by deleting: a web process that read the key a moment ago and is about to write it
     back must not bring it to life again.
     """
-    alive = ApiKey.objects.filter(client=client, revoked_at=None)
+    alive = chosen.filter(revoked_at=None)
     with store_faults():
         for key in alive:
             redis_client().set(keys.api_key(key.digest), _REVOKED)

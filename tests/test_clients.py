@@ -42,6 +42,30 @@ def test_a_key_revoked_while_it_is_being_published_stays_revoked(
     assert client.get(keys.api_key(clients.digest(key))) == "revoked"
 
 
+def test_a_key_that_is_made_while_redis_is_full_is_not_lost(
+    client: "redis.Redis", full_redis: "redis.Redis"
+) -> None:
+    full_redis.config_set("maxmemory", 1)
+    key = clients.create_key(f"client-{uuid.uuid4().hex[:8]}", ["orders"])
+    assert client.get(keys.api_key(clients.digest(key))) is None
+
+    full_redis.config_set("maxmemory", 0)
+    clients.publish_keys()
+
+    assert client.get(keys.api_key(clients.digest(key))) is not None
+
+
+def test_of_a_client_s_keys_one_can_be_ended_alone(client: "redis.Redis") -> None:
+    name = f"client-{uuid.uuid4().hex[:8]}"
+    leaked, other = (clients.digest(clients.create_key(name, ["orders"])) for _ in range(2))
+
+    ended = [clients.revoke_key(leaked), clients.revoke_key(leaked)]
+
+    assert ended == [True, False]
+    assert client.get(keys.api_key(leaked)) == "revoked"
+    assert client.get(keys.api_key(other)) != "revoked"
+
+
 @pytest.mark.parametrize("redis_forgets", [False, True])
 def test_a_revoked_key_ends_within_five_seconds(system: System, redis_forgets: bool) -> None:
     name = f"client-{uuid.uuid4().hex[:8]}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from shop.clients import SCOPES, create_key
+from shop.clients import NAME_PATTERN, SCOPES, create_key
 
 
 class Command(BaseCommand):
@@ -25,6 +25,6 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Make it."""
-        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", options["name"]):
+        if not re.fullmatch(NAME_PATTERN, options["name"]):
             raise CommandError("a client's name is 1 to 64 letters, digits, '.', '_' or '-'")
         self.stdout.write(create_key(options["name"], sorted(set(options["scope"] or ["orders"]))))
