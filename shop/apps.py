@@ -1,6 +1,7 @@
 """Django's handle on the shop."""
 
 from django.apps import AppConfig
+from django.contrib.admin import apps as admin_apps
 from django.core import checks
 
 
@@ -16,3 +17,11 @@ class ShopConfig(AppConfig):
 
         fail_points.warn_if_armed()
         checks.register(fail_points.check_unarmed, checks.Tags.security, deploy=True)
+
+
+class OperatorsAdminConfig(admin_apps.AdminConfig):
+    """Django's admin with a site of our own."""
+
+    default = False  # of the two configurations in this module
+
+    default_site = "shop.admin_site.OperatorsSite"

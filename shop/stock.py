@@ -6,11 +6,14 @@ sale or returned, with a version that grows. A level is applied by the differenc
 applying it late, twice or out of order ends the same.
 """
 
+import json
 import random
+import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from shop import keys, scripts
 from shop.stores import StoreUnavailable, TextRedis, rows, store_faults
@@ -20,6 +23,9 @@ from workers.fail_points import reach
 LOAD_TRIES = 50
 #: SKUs loaded in one go.
 LOAD_BATCH = 500
+
+#: As scripts take a counter for one.
+_NUMBER = re.compile(r"-?[0-9]{1,15}")
 
 
 def load(client: TextRedis, skus: Sequence[str]) -> set[str]:
@@ -87,6 +93,45 @@ def sync_levels(client: TextRedis, skus: Sequence[str], *, reservation: str = ""
         for sku, version, units, _ in rows("levels", skus=list(skus)):
             names = [keys.stock(sku), keys.level(sku), keys.RESERVATIONS]
             scripts.run(client, "sync_level", names, [version, units, reservation])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What Redis holds of a SKU, in units. `free`: to sell, None where it is not loaded. `reserved`: on hold for orders and
+    movements. `version`: of the stock level it contains, None where none is. `holder`: the order whose lock is on it.
+    """
+
+    free: int | None
+    reserved: int
+    version: int | None
+    holder: str | None
+
+
+def seen(client: TextRedis, skus: Sequence[str]) -> dict[str, Seen]:
+    """What Redis holds of SKUs, for people to look at; nothing is loaded for it. Raises `StoreUnavailable`."""
+    with store_faults():
+        pipe = client.pipeline(transaction=False)
+        pipe.hvals(keys.RESERVATIONS)
+        for sku in skus:
+            pipe.get(keys.stock(sku))
+            pipe.hget(keys.level(sku), "version")
+            pipe.get(keys.lock(sku))
+        reservations, *replies = pipe.execute()
+    reserved = dict.fromkeys(skus, 0)
+    for packed in reservations:
+        _, _, *lines = json.loads(packed)
+        for sku, units in zip(lines[::2], lines[1::2], strict=True):
+            if sku in reserved:
+                reserved[sku] += int(units)
+    return {
+        sku: Seen(free=_number(free), reserved=reserved[sku], version=_number(version), holder=holder)
+        for sku, free, version, holder in zip(skus, replies[::3], replies[1::3], replies[2::3], strict=True)
+    }
+
+
+def _number(text: str | None) -> int | None:
+    """A counter; None also of what somebody has written there that is no number."""
+    return int(text) if text and _NUMBER.fullmatch(text) else None
 
 
 class Locked(Exception):

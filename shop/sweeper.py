@@ -99,6 +99,11 @@ def _head_accepted_at_ms(client: TextRedis) -> int | None:
     return None
 
 
+def enqueue_now(client: TextRedis, order_id: str) -> bool:
+    """Put an open order in line again without waiting for its turn; False where it has ended. Raises `StoreUnavailable`."""
+    return _enqueue_again(client, order_id, int(time.time() * 1000), None)
+
+
 def _enqueue_again(client: TextRedis, order_id: str, now_ms: int, head_ms: int | None) -> bool:
     with store_faults():
         document, attempts = client.hmget(keys.order(order_id), "document", "attempts")

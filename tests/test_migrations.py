@@ -1,9 +1,12 @@
 """Each migration may run while processes of the release before it work, and without rewriting a large table."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
+import psycopg
 import pytest
+from django.conf import settings
 from django.contrib.postgres.operations import (
     AddConstraintNotValid,
     AddIndexConcurrently,
@@ -15,6 +18,8 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 from django.db.models.functions import Now
 from django.db.models.functions.math import Random
+
+from tests.builders import wait_until
 
 #: Ran before anybody had orders.
 FIRST_RELEASE = ("0001_initial", "0002_append_only_ledger")
@@ -126,3 +131,68 @@ def test_the_models_have_no_change_without_a_migration() -> None:
     from django.core.management import call_command
 
     call_command("makemigrations", "--check", "--dry-run", verbosity=0)
+
+
+def state_of(index: str) -> tuple[bool, str]:
+    """Whether an index may be used, and how it was made."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT indisvalid, pg_get_indexdef(indexrelid) FROM pg_index WHERE indexrelid = to_regclass(%s)",
+            [index],
+        )
+        is_valid, definition = cursor.fetchone()
+    return is_valid, definition
+
+
+def test_an_index_whose_making_was_interrupted_is_made_again() -> None:
+    from django.core.management import call_command
+
+    call_command("migrate", "shop", "0004", verbosity=0)
+    with connection.cursor() as cursor:
+        # As PostgreSQL leaves it: there, by its name, and of no use.
+        cursor.execute("CREATE INDEX order_by_status ON shop_order (fingerprint)")
+        cursor.execute(
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'order_by_status'::regclass"
+        )
+
+    call_command("migrate", verbosity=0)
+
+    is_valid, definition = state_of("order_by_status")
+    assert is_valid
+    assert "(status, accepted_at DESC)" in definition
+
+
+def test_making_an_index_waits_for_an_old_transaction_and_for_no_lock_of_orders() -> None:
+    from django.core.management import call_command
+
+    call_command("migrate", "shop", "0004", verbosity=0)
+    with psycopg.connect(settings.DATABASE_URL) as backup, ThreadPoolExecutor(max_workers=1) as threads:
+        backup.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        backup.execute("SELECT count(*) FROM shop_order")
+        migrating = threads.submit(migrated_in_a_thread)
+        with psycopg.connect(settings.DATABASE_URL, autocommit=True) as buyer:
+            wait_until(lambda: waiting_for_old_transactions(buyer), what="the index, waiting")
+            buyer.execute("SET lock_timeout = 500")
+            buyer.execute("UPDATE shop_order SET status = status WHERE false")
+        # Longer than `migrate` waits for any other lock.
+        assert not wait([migrating], timeout=1.5).done
+        backup.rollback()
+        migrating.result(timeout=60)
+
+    assert state_of("order_by_status")[0]
+
+
+def migrated_in_a_thread() -> None:
+    from django.core.management import call_command
+
+    try:
+        call_command("migrate", verbosity=0)
+    finally:
+        connection.close()
+
+
+def waiting_for_old_transactions(buyer: "psycopg.Connection") -> bool:
+    found = buyer.execute(
+        "SELECT 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting%'"
+    ).fetchone()
+    return found is not None

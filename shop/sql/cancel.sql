@@ -1,7 +1,7 @@
 -- Cancels an order and returns its units, once. `%(undecided)s`: the wish came before the order ended, so that an
 -- end nobody has seen yet (rejected, failed) gives way to it.
 WITH cancelled AS (
-    UPDATE shop_order SET status = 'cancelled', reason = NULL, updated_at = now()
+    UPDATE shop_order SET status = 'cancelled', reason = NULL, decided_at = updated_at, updated_at = now()
     WHERE id = %(id)s::uuid AND (status = 'confirmed' OR (%(undecided)s AND status IN ('rejected', 'failed')))
     RETURNING id, client, reservation
 ), line AS (
