@@ -47,7 +47,17 @@ CELERY_BROKER_TRANSPORT = (
 )
 
 #: Commands that work before anything runs: they start it, or only read the code.
-_STANDALONE = {"up", "demo", "help", "makemigrations", "--help", "--version", "version", "collectstatic"}
+_STANDALONE = {
+    "up",
+    "demo",
+    "help",
+    "makemigrations",
+    "settings_reference",
+    "--help",
+    "--version",
+    "version",
+    "collectstatic",
+}
 _program = Path(sys.argv[0]).name
 _is_standalone = _program == "mypy" or (
     _program == "manage.py" and (sys.argv[1:2] or ["help"])[0] in _STANDALONE

@@ -15,6 +15,7 @@ ROOT: Final = Path(__file__).parent.parent
 LANGUAGES: Final = {"sh", "python", "ini", "nginx", "mermaid", "json", "http", "yaml", "text"}
 #: Names that are no settings of ours: what pages let their readers set, and what belongs to the kernel.
 OTHER_NAMES: Final = {
+    "SHOP",
     "SHOP_URL",
     "API_KEY",
     "REDIS_HOST",
@@ -24,7 +25,7 @@ OTHER_NAMES: Final = {
     "SO_REUSEPORT",
 }
 #: Pages that are written elsewhere at this moment, and may be linked before they are here.
-TO_COME: Final = {"integrate.md", "settings.md", "monitoring.md", "runbook.md"}
+TO_COME: Final = {"monitoring.md", "runbook.md"}
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
