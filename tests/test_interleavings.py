@@ -186,7 +186,7 @@ CONTROLS: list[tuple[str, str, str, str, Tell]] = [
     (
         "a load begins again when the level changed under it",
         "sync_level.lua",
-        "  call('DEL', KEYS[2])\n  return 'not_loaded'\nend\nlocal version",
+        "  call('DEL', KEYS[1], KEYS[2])\n  return 'not_loaded'\nend\nlocal version",
         "  return 'not_loaded'\nend\nlocal version",
         stories.loaded_while_cancelled,
     ),
@@ -207,7 +207,7 @@ CONTROLS: list[tuple[str, str, str, str, Tell]] = [
     (
         "a withdrawal is part of its level",
         "sync_level.lua",
-        "if call('EXISTS', counter) == 1 then call('INCRBY', counter, held[4]) end",
+        "if free_of(counter) then call('INCRBY', counter, held[4]) end",
         "",
         partial(stock_stories.two_movements, deltas=(-3, -4)),
     ),

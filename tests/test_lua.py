@@ -308,6 +308,57 @@ def test_settle_adds_nothing_to_a_counter_that_is_not_loaded(client: "redis.Redi
     assert client.exists("estoque:x") == 0
 
 
+NO_NUMBERS = ["many", "", "1e3", "12.5", "9" * 16]
+
+
+@pytest.mark.parametrize("counter", NO_NUMBERS)
+def test_a_counter_that_is_no_number_keeps_no_order_from_its_end(client: "redis.Redis", counter: str) -> None:
+    queued(client, "a")
+    client.set("estoque:x", 10)
+    reserve(client, ("a", "x", 8))
+    client.set("estoque:x", counter)
+
+    assert settle(client, ("a", "failed", "")) == [["settled"]]
+
+    assert client.get("estoque:x") == counter
+    assert client.hlen(keys.RESERVATIONS) == 0
+
+
+@pytest.mark.parametrize("counter", NO_NUMBERS)
+@pytest.mark.parametrize(
+    "how", ["its level comes", "nobody stands behind it", "its key comes for another SKU"]
+)
+def test_a_counter_that_is_no_number_keeps_no_movement_from_its_end(
+    client: "redis.Redis", counter: str, how: str
+) -> None:
+    client.mset({"estoque:x": 10, "estoque:y": 10})
+    client.hset(keys.level("x"), mapping={"version": 1, "units": 10})
+    scripts.run(client, "withdraw", [keys.stock("x"), keys.RESERVATIONS], ["m", "t", 1, "x", 4])
+    client.set("estoque:x", counter)
+
+    match how:
+        case "its level comes":
+            assert sync(client, 2, 6, "m") == "not_loaded"
+            assert client.exists("estoque:x", keys.level("x")) == 0
+        case "nobody stands behind it":
+            assert scripts.run(client, "give_back", [keys.RESERVATIONS], ["m", "t"]) == "given_back"
+        case _:
+            names = [keys.stock("y"), keys.RESERVATIONS]
+            assert scripts.run(client, "withdraw", names, ["m", "t", 1, "y", 4]) == ["reserved", 6]
+            assert client.get("estoque:x") == counter
+
+
+@pytest.mark.parametrize("counter", NO_NUMBERS)
+def test_a_level_makes_a_counter_that_is_no_number_be_loaded_again(
+    client: "redis.Redis", counter: str
+) -> None:
+    client.set("estoque:x", counter)
+    client.hset(keys.level("x"), mapping={"version": 1, "units": 10})
+
+    assert sync(client, 2, 15) == "not_loaded"
+    assert client.exists("estoque:x", keys.level("x")) == 0
+
+
 def test_settle_never_takes_a_state_back_but_for_cancelling(client: "redis.Redis") -> None:
     queued(client, "a")
 

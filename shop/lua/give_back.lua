@@ -4,13 +4,17 @@
 -- ARGV 1 order or movement id, 2 token ('' = whatever it is)
 -- REPLY 'given_back' | 'none'
 local call = redis.call
+
+-- Puts units back on sale. A counter that is missing, or no number, is loaded from PostgreSQL before it is used.
+local function add(key, units)
+  local free = call('GET', key)
+  if free and string.match(free, '^-?%d+$') and #free <= 15 then call('INCRBY', key, units) end
+end
+
 local held = call('HGET', KEYS[1], ARGV[1])
 if not held then return 'none' end
 held = cjson.decode(held)
 if ARGV[2] ~= '' and held[1] ~= ARGV[2] then return 'none' end
-for at = 3, #held, 2 do
-  local key = 'estoque:' .. held[at]
-  if call('EXISTS', key) == 1 then call('INCRBY', key, held[at + 1]) end
-end
+for at = 3, #held, 2 do add('estoque:' .. held[at], held[at + 1]) end
 call('HDEL', KEYS[1], ARGV[1])
 return 'given_back'

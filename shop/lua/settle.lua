@@ -12,12 +12,15 @@
 local call = redis.call
 local news = {}
 
+-- Puts units back on sale. A counter that is missing, or no number, is loaded from PostgreSQL before it is used, which never gave
+-- these units away: adding here would count them twice.
+local function add(key, units)
+  local free = call('GET', key)
+  if free and string.match(free, '^-?%d+$') and #free <= 15 then call('INCRBY', key, units) end
+end
+
 local function give_back(reservation)
-  for at = 3, #reservation, 2 do
-    local key = 'estoque:' .. reservation[at]
-    -- A missing counter is loaded from PostgreSQL, which never gave these units away: adding here would count them twice.
-    if call('EXISTS', key) == 1 then call('INCRBY', key, reservation[at + 1]) end
-  end
+  for at = 3, #reservation, 2 do add('estoque:' .. reservation[at], reservation[at + 1]) end
 end
 
 local function forget(skus)

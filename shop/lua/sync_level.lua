@@ -5,17 +5,25 @@
 -- ARGV 1 version, 2 level units, 3 reservation id ('' = none)
 -- REPLY 'synced' | 'current' | 'not_loaded' | 'later' (the difference would take units that are reserved)
 local call = redis.call
+
+-- Units free to sell; nil for a counter that is missing, or no number: it is loaded from PostgreSQL before it is used.
+local function free_of(key)
+  local free = call('GET', key)
+  return free and string.match(free, '^-?%d+$') and #free <= 15 and tonumber(free) or nil
+end
+
 local held = ARGV[3] ~= '' and call('HGET', KEYS[3], ARGV[3])
 if held then
   held = cjson.decode(held)
   call('HDEL', KEYS[3], ARGV[3])
   -- Its own SKU's counter: the key may have been tried for another SKU before.
   local counter = 'estoque:' .. held[3]
-  if call('EXISTS', counter) == 1 then call('INCRBY', counter, held[4]) end
+  if free_of(counter) then call('INCRBY', counter, held[4]) end
 end
-if call('EXISTS', KEYS[1]) == 0 then
+local free = free_of(KEYS[1])
+if not free then
   -- A load under way may have read the books before this level: without its mark it begins again.
-  call('DEL', KEYS[2])
+  call('DEL', KEYS[1], KEYS[2])
   return 'not_loaded'
 end
 local version = call('HGET', KEYS[2], 'version')
@@ -25,7 +33,7 @@ if not version then
 end
 if tonumber(version) >= tonumber(ARGV[1]) then return 'current' end
 local difference = tonumber(ARGV[2]) - tonumber(call('HGET', KEYS[2], 'units'))
-if tonumber(call('GET', KEYS[1])) + difference < 0 then return 'later' end
+if free + difference < 0 then return 'later' end
 call('INCRBY', KEYS[1], string.format('%.0f', difference))
 call('HSET', KEYS[2], 'version', ARGV[1], 'units', ARGV[2])
 return 'synced'

@@ -4,14 +4,20 @@
 -- ARGV 1 movement id, 2 token, 3 now ms, 4 sku, 5 units
 -- REPLY {'reserved', free} | {'short', free} | {'not_loaded'}
 local call = redis.call
+
+-- Puts units back on sale. A counter that is missing, or no number, is loaded from PostgreSQL before it is used.
+local function add(key, units)
+  local free = call('GET', key)
+  if free and string.match(free, '^-?%d+$') and #free <= 15 then call('INCRBY', key, units) end
+end
+
 local free = call('GET', KEYS[1])
 if not free or not string.match(free, '^-?%d+$') or #free > 15 then return {'not_loaded'} end
 local held = call('HGET', KEYS[2], ARGV[1])
 if held then
   held = cjson.decode(held)
   if held[3] == ARGV[4] and held[4] == ARGV[5] then return {'reserved', tonumber(free)} end
-  local counter = 'estoque:' .. held[3]
-  if call('EXISTS', counter) == 1 then call('INCRBY', counter, held[4]) end
+  add('estoque:' .. held[3], held[4])
   call('HDEL', KEYS[2], ARGV[1])
   free = call('GET', KEYS[1])
 end
