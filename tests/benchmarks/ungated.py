@@ -6,6 +6,7 @@ import sys
 from django.core.management import execute_from_command_line
 
 if __name__ == "__main__":
+    sys.argv[0] = "manage.py"  # by which settings know what needs no running system
     os.environ |= {"DJANGO_SETTINGS_MODULE": "shop.settings", "UNGUARDED": "gate"}
     from shop.management import system
 
