@@ -27,7 +27,7 @@ from frontrun._tracing import TraceFilter
 from frontrun.common import InterleavingResult
 from redis.client import Pipeline
 
-from shop import scripts
+from shop import figures, scripts
 from shop.domain import Order
 from shop.stores import sql
 from tests.builders import assert_at_rest, status_in_books, status_in_redis
@@ -68,6 +68,8 @@ def as_for_processes(patch: pytest.MonkeyPatch) -> None:
     )
     # Our scripts make the names of keys themselves: each call to Redis counts as touching all of it.
     patch.setattr(_redis_client, "_needs_coarse_fallback", lambda *call: True)
+    # Figures are told by a thread of their own, which frontrun would wait for; no story is about them.
+    patch.setattr(figures.Tally, "_see_to_it", lambda self: None)
     # A pipeline would ask for its scripts first, a call within a call, which frontrun loses its way in. They are there.
     patch.setattr(Pipeline, "load_scripts", lambda self: None)
 
