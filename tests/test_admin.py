@@ -198,6 +198,30 @@ def test_without_redis_staff_still_sees_what_postgresql_knows(
     assert "Redis is away" in line.body
 
 
+def test_without_redis_nothing_is_done_and_staff_is_told_to_try_again(
+    system: System, staff: Staff, redis_server: RedisServer
+) -> None:
+    sku = a_sku(stock=5)
+    order = ended(system, (sku, 2))
+    keys_before = ApiKey.objects.count()
+
+    redis_server.stop()
+    try:
+        cancelled = staff.post(f"/admin/shop/order/{order['id']}/cancel/")
+        enqueued = staff.post(f"/admin/shop/order/{order['id']}/enqueue/")
+        moved, made = move(staff, sku, delta=3), new_key(staff, "nobody")
+    finally:
+        redis_server.start()
+
+    assert "Nothing was done, try again" in cancelled.body
+    assert "Nothing was done, try again" in enqueued.body
+    assert "Nothing can be said of it; send it again" in moved.body
+    assert "No key was made" in made.body
+    assert OrderRow.objects.get(pk=order["id"]).status == "confirmed"
+    assert (Product.objects.get(pk=sku).on_sale, ApiKey.objects.count()) == (5, keys_before)
+    assert log_of(sku) == log_of(order["id"]) == []
+
+
 # --- lists ----------------------------------------------------------------------------------------
 
 
@@ -494,6 +518,7 @@ def test_staff_moves_stock_with_a_reason_and_buyers_have_it_at_once(system: Syst
     made = StockMovement.objects.get(sku=sku, kind=StockMovement.Kind.ADJUSTMENT)
     assert (made.delta, made.reason, made.client) == (10, "found in the cellar", f"staff:{staff.name}")
     assert log_of(sku) == [(staff.name, "Moved +10 units: found in the cellar")]
+    assert "found in the cellar" in staff.get(stock_page(sku).replace("/change/", "/history/")).body
 
 
 def test_a_form_sent_twice_at_once_moves_stock_once(system: System, staff: Staff) -> None:
@@ -514,6 +539,9 @@ def test_the_page_of_a_product_gives_each_form_a_key_of_its_own(staff: Staff) ->
 
     assert all(len(each) == 1 for each in found)
     assert found[0] != found[1]
+    for (key,) in found:
+        move(staff, sku, delta=3, key=key)
+    assert Product.objects.get(pk=sku).on_sale == 11
 
 
 @pytest.mark.parametrize(
