@@ -22,7 +22,7 @@ from shop.web.schemas import OrderAnswer
 
 #: How often the shop is asked what is left of each SKU, in seconds.
 STOCK_EVERY_S: Final = 0.25
-#: Products of one page of them.
+#: SKUs that are watched, at most: one page of products.
 PAGE: Final = 500
 #: How often whoever looks on is told, in seconds.
 TELL_EVERY_S: Final = 0.1
@@ -37,7 +37,7 @@ class Journal:
     `came`: of each buyer. `accepted`: (when, seconds since the buyer wanted to order) of each first 202.
     `ended`: the same with the state, of each first final state that a buyer was told; those who left are
     entered when they are looked up, by what the order says, without a time they waited. `cancelled`: when.
-    `stock`: (when, units left by SKU).
+    `stock`: (when, units left by SKU, of the 500 most wanted).
     """
 
     opened: float = field(default_factory=monotonic)
@@ -137,8 +137,9 @@ async def _cancelled(client: AsyncClient, order: OrderAnswer) -> OrderAnswer:
 
 
 async def _stock(client: AsyncClient, search: str) -> dict[str, int]:
-    products = client.every_product(q=search, page_size=PAGE)
-    return {product.sku: product.available async for product in products}
+    """Units left of the first page of SKUs: the most wanted ones, as their names are in the order of demand."""
+    page = await client.products(q=search, limit=PAGE)
+    return {product.sku: product.available for product in page.items}
 
 
 async def _watch_stock(client: AsyncClient, search: str, journal: Journal) -> None:

@@ -124,8 +124,8 @@ class Display:
             bar = Bar(max(item.stock, 1), 0, units, width=SPARK_WIDTH, color="blue" if units else "default")
             told = f"{units:,} of {item.stock:,} left" if units else Text("sold out", style="yellow")
             table.add_row(item.sku, told, bar)
-        gone = sum(left.get(item.sku, item.stock) == 0 for item in self._sale.items)
-        table.add_row("", "", f"{gone} of {len(self._sale.items)} SKUs sold out")
+        watched = [left[item.sku] for item in self._sale.items if item.sku in left]
+        table.add_row("", "", f"{watched.count(0)} of {len(watched)} SKUs sold out")
         return table
 
 

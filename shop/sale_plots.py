@@ -95,11 +95,12 @@ def waits(journal: Journal, seconds: float) -> str:
 
 
 def stock(journal: Journal, sale: Sale, seconds: float) -> str:
-    """What was left of each SKU, as a share of what was put on sale."""
+    """What was left of each SKU that was watched, as a share of what was put on sale."""
+    watched = [item for item in sale.items if item.sku in journal.stock[-1][1]]
     with mpl.rc_context(_STYLE):
         figure, axis = _figure(3.2)
         moments = [at_s for at_s, _ in journal.stock]
-        for rank, item in reversed(list(enumerate(sale.items))):
+        for rank, item in reversed(list(enumerate(watched))):
             left = [100 * found.get(item.sku, item.stock) / max(item.stock, 1) for _, found in journal.stock]
             if rank < SKUS_NAMED:
                 label = f"{_short(item.sku)}, {item.stock:,} units"

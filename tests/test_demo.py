@@ -160,6 +160,13 @@ def test_a_flash_sale_ends_with_a_verdict_and_a_page_that_needs_nothing_else(
     assert_at_rest(redis_client())
 
 
+def test_a_sale_may_have_more_skus_than_are_watched(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = demo(data_dir, monkeypatch, "--buyers=40", "--seconds=1", "--skus=600")
+
+    assert "600 SKUs" in told
+    assert "every order and every unit accounted for" in told
+
+
 def started(data_dir: Path, *options: str, **pipes: Any) -> "subprocess.Popen[str]":
     """The command in a process of its own."""
     return subprocess.Popen(
