@@ -50,9 +50,16 @@ def create_key(client: str, scopes: Sequence[str]) -> str:
     return key
 
 
-def revoke_keys(client: str) -> int:
-    """End all keys of a client; returns how many. Raises `StoreUnavailable` with nothing changed when Redis is away."""
-    return _revoke(ApiKey.objects.filter(client=client))
+def revoke_keys(client: str, *, keep_newest: bool = False) -> int:
+    """End all keys of a client, or all but the newest that is alive; returns how many.
+
+    Raises `StoreUnavailable` with nothing changed when Redis is away.
+    """
+    chosen = ApiKey.objects.filter(client=client)
+    alive = chosen.filter(revoked_at=None).order_by("-created_at")
+    if keep_newest and (newest := alive.first()):
+        chosen = chosen.exclude(digest=newest.digest)
+    return _revoke(chosen)
 
 
 def revoke_key(digested: str) -> bool:

@@ -151,7 +151,7 @@ def _unknown_names(page: Page) -> Iterator[str]:
             yield f"file {code}"
         if (setting := _SETTING.fullmatch(code)) and not _is_known(setting[1]):
             yield f"name {setting[1]}"
-        if (test := _TEST.fullmatch(code)) and f"def {test[1]}" not in _tests():
+        if (test := _TEST.fullmatch(code)) and f"def {test[1]}" not in tests():
             yield f"test {code}"
         yield from faults_of_command(code)
     for command in page.commands():
@@ -208,7 +208,8 @@ def _names() -> set[str]:
 
 
 @cache
-def _tests() -> str:
+def tests() -> str:
+    """The text of all tests."""
     return "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
 
 

@@ -66,6 +66,18 @@ def test_of_a_client_s_keys_one_can_be_ended_alone(client: "redis.Redis") -> Non
     assert client.get(keys.api_key(other)) != "revoked"
 
 
+def test_all_keys_but_the_newest_end_when_a_client_has_changed_over(client: "redis.Redis") -> None:
+    name, stranger = (f"client-{uuid.uuid4().hex[:8]}" for _ in range(2))
+    first, second, newest = (clients.digest(clients.create_key(name, ["orders"])) for _ in range(3))
+    other = clients.digest(clients.create_key(stranger, ["orders"]))
+
+    ended = [clients.revoke_keys(name, keep_newest=True), clients.revoke_keys(name, keep_newest=True)]
+
+    assert ended == [2, 0]
+    assert [client.get(keys.api_key(key)) for key in (first, second)] == ["revoked", "revoked"]
+    assert "revoked" not in [client.get(keys.api_key(key)) for key in (newest, other)]
+
+
 @pytest.mark.parametrize("redis_forgets", [False, True])
 def test_a_revoked_key_ends_within_five_seconds(system: System, redis_forgets: bool) -> None:
     name = f"client-{uuid.uuid4().hex[:8]}"

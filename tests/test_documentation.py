@@ -70,7 +70,7 @@ class Reader:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
 
@@ -166,4 +166,4 @@ def test_no_reason_not_to_run_something_is_left_over() -> None:
 def test_the_test_that_contributing_shows_is_one_of_ours() -> None:
     (shown,) = Page(path=ROOT, text=(ROOT / "CONTRIBUTING.md").read_text()).blocks("python")
 
-    assert shown in pages._tests()
+    assert shown in pages.tests()
