@@ -1,5 +1,6 @@
 """The flash sale of `make demo`: who comes and what they want, what is shown meanwhile, what is left afterwards."""
 
+import asyncio
 import fcntl
 import io
 import json
@@ -11,6 +12,8 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -22,12 +25,17 @@ import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
 
-from shop.domain import Status
+from shop import crowd, keys
+from shop.client import AsyncClient
+from shop.crowd import Bought, Wish
+from shop.domain import Line, Status
 from shop.flash_sale import Habit, Sale, flash_sale
+from shop.management.commands.demo import judged_at_rest
+from shop.running import Running
 from shop.rush import Journal
 from shop.sale_display import BLOCKS, Display, sparkline
 from shop.stores import redis_client
-from tests.builders import assert_at_rest, wait_until
+from tests.builders import a_sku, assert_at_rest, wait_until
 from tests.running import System
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +61,12 @@ def data_dir(system: System, tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "up.json").write_text(json.dumps(status))
     yield tmp_path
     assert {path.name for path in tmp_path.iterdir()} <= {"up.json", "demo"}
+
+
+@pytest.fixture
+def shop(system: System) -> Running:
+    """The running system, as the command finds it."""
+    return Running(url=system.url, api_key=system.api_key, staff_user="", staff_password="")
 
 
 def demo(data_dir: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> str:
@@ -167,6 +181,43 @@ def test_a_sale_may_have_more_skus_than_are_watched(data_dir: Path, monkeypatch:
     assert "every order and every unit accounted for" in told
 
 
+def a_purchase(shop: Running) -> Bought:
+    """One unit, bought."""
+    name = uuid.uuid4().hex
+    wish = Wish(key=name, lines=[Line(a_sku(stock=5), 1)], reference=name)
+
+    async def buy() -> Bought:
+        async with AsyncClient(shop.url, shop.api_key) as client:
+            return await crowd.buy(client, [wish], buyers=1)
+
+    return asyncio.run(buy())
+
+
+def test_units_that_come_back_a_moment_later_are_waited_for(shop: Running) -> None:
+    bought = a_purchase(shop)
+    (sku,) = bought.available
+    redis_client().decr(keys.stock(sku))
+    later = threading.Timer(0.5, redis_client().incr, [keys.stock(sku)])
+    later.start()
+
+    verdict = judged_at_rest(shop, bought)
+
+    later.join()
+    assert verdict.holds, str(verdict)
+
+
+def test_units_that_do_not_come_back_are_told(shop: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shop.management.commands.demo.AT_REST_WITHIN_S", 0.5)
+    bought = a_purchase(shop)
+    (sku,) = bought.available
+    redis_client().decr(keys.stock(sku))
+
+    verdict = judged_at_rest(shop, bought)
+
+    redis_client().incr(keys.stock(sku))
+    assert [check.name for check in verdict.checks if check.wrong] == ["miscounted"]
+
+
 def started(data_dir: Path, *options: str, **pipes: Any) -> "subprocess.Popen[str]":
     """The command in a process of its own."""
     return subprocess.Popen(
@@ -190,7 +241,7 @@ def test_ctrl_c_closes_the_doors_and_the_verdict_is_on_those_who_came(data_dir: 
     early = re.search(r"Ended early, after [\d.]+ s: ([\d,]+) of 5,000 buyers came", told)
     assert early is not None, told
     assert row(told, "asked")[0] == int(early[1].replace(",", "")) > 0
-    assert "every order and every unit accounted for" in told
+    assert "every order and every unit accounted for" in told, told
     (page,) = (data_dir / "demo").glob("*/report.html")
     assert early[0] in page.read_text()
     assert sale.returncode == 0
