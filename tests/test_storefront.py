@@ -1,6 +1,7 @@
 """The storefront when it can't simply say yes: limits, stores that are away, forms that are not ours, full baskets."""
 
 import http.cookiejar
+import os
 import random
 import re
 import urllib.error
@@ -10,11 +11,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from django.db import connections
 from django.http import HttpResponse
 
+from shop.catalogue import Item, store
 from shop.pages.buyer import BASKET_LINES, BasketFull, Buyer
 from shop.pages.storefront import money, stock_words
 from shop.stores import redis_client
@@ -303,3 +306,39 @@ def test_a_large_catalogue_is_shown_a_page_at_a_time(shopper: Shopper) -> None:
     assert first.body.count("data-stock=") == 24
     assert second.body.count("data-stock=") == 6
     assert "page-29" in second.body
+
+
+def cpu_ms(system: System) -> float:
+    """Processor time that the web processes have used so far."""
+    used = 0
+    for pid in system.pids("web"):
+        user, kernel = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+        used += int(user) + int(kernel)
+    return used * 1000 / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("page", ["first page", "search", "product", "basket", "order"])
+def test_a_page_costs_the_web_less_than_twenty_milliseconds_with_ten_thousand_products(
+    web: System, shopper: Shopper, page: str
+) -> None:
+    numbers = range(10_000)
+    store([Item(sku=f"MANY-{n}", name=f"One of many {n}", price=Decimal("2.50"), stock=9) for n in numbers])
+    placed = shopper.post("/orders", with_basket(shopper, "MANY-1"))
+    for n in range(2, 12):
+        with_basket(shopper, f"MANY-{n}")
+    paths = {
+        "first page": "/",
+        "search": "/?q=many+77",
+        "product": "/products/MANY-777",
+        "basket": "/basket",
+        "order": placed.headers["url"].removeprefix(web.url),
+    }
+    shopper.get(paths[page])
+
+    before = cpu_ms(web)
+    answers = [shopper.get(paths[page]).status for _ in range(100)]
+    per_page = (cpu_ms(web) - before) / 100
+
+    print(f"{page}: {per_page:.1f} ms")
+    assert set(answers) == {200}
+    assert per_page < 20
