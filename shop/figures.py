@@ -34,6 +34,8 @@ ENDED: Final = "ended:"  # and a final state, ':', and the code of its reason
 HTTP: Final = "http:"  # and a method, ':', and the status of the answer
 LOCK_WAITS: Final = "lock_waits"
 UNITS_SOLD: Final = "units_sold"
+#: Not counted but looked at: orders open at the end of a second. Only those in which something happened have it.
+OPEN: Final = "open"
 
 # --- rankings of SKUs -----------------------------------------------------------------------------
 ASKED: Final = "asked"  # units in orders that ended
@@ -172,25 +174,37 @@ class Tally:
             if not amounts and not rankings:
                 return
             try:
-                seconds, microseconds = _client().time()
+                (seconds, microseconds), still_open = _looked()
             except RedisError:
                 self.add_all(amounts)  # nothing of it was told: it can still be
                 return
             self._ahead_s = seconds + microseconds / 1e6 - time.time()
             try:
-                _write(seconds - 1, amounts, rankings)
+                _write(seconds - 1, amounts, rankings, still_open)
             except RedisError as error:
                 # It may have arrived: told again, it might count twice.
                 log.warning("figures lost", reason=str(error))
 
 
-def _write(second: int, amounts: Mapping[str, int], rankings: Mapping[str, Mapping[str, int]]) -> None:
+def _looked() -> tuple[tuple[int, int], int]:
+    """Redis's clock, in seconds and microseconds, and how many orders are open."""
+    pipe = _client().pipeline(transaction=False)
+    pipe.time()
+    pipe.zcard(keys.OPEN_ORDERS)
+    clock, still_open = pipe.execute()
+    return clock, still_open
+
+
+def _write(
+    second: int, amounts: Mapping[str, int], rankings: Mapping[str, Mapping[str, int]], still_open: int
+) -> None:
     """Add to the totals, to this second's and to this minute's, all or nothing."""
     pipe = _client().pipeline(transaction=True)
     of_second = keys.figures_of_second(second)
     for name, amount in amounts.items():
         pipe.hincrby(keys.FIGURES, name, amount)
         pipe.hincrby(of_second, name, amount)
+    pipe.hset(of_second, OPEN, still_open)
     pipe.expire(of_second, keys.FIGURES_TTL_S)
     for ranking, by_sku in rankings.items():
         of_minute = keys.ranking(ranking, second // 60)

@@ -7,8 +7,9 @@ from django.templatetags.static import static
 from django.urls import path
 from django.views.generic import RedirectView
 
+from shop.pages import live as live_page
 from shop.pages import storefront, watching
-from shop.web import documentation, metrics, operations, orders, products
+from shop.web import documentation, live, metrics, operations, orders, products
 
 #: Views that `shop.web.asgi` calls with requests of their own kind (`shop.web.http`), not Django's.
 _api: dict[str, Any] = {
@@ -25,6 +26,7 @@ _api: dict[str, Any] = {
     "healthz": operations.healthz,
     "readyz": operations.readyz,
     "metrics": metrics.metrics,
+    "live/figures": live.figures,
 }
 
 #: The same, for pages that are open.
@@ -43,5 +45,7 @@ urlpatterns = [
     path("orders/<uuid:order_id>/again", storefront.again, name="again"),
     *(path(route, view, name=name) for route, (view, name) in _watched.items()),
     path("favicon.ico", RedirectView.as_view(url=static("icon.svg"))),
+    path("live", live_page.live),
+    path("live/switch", live_page.switch),
     path("admin/", admin.site.urls),
 ]

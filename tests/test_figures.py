@@ -33,7 +33,8 @@ def of_the_last_seconds(client: "redis.Redis") -> dict[str, int]:
     sums: dict[str, int] = {}
     for second in figures.of_seconds(client, range(now - 60, now + 1)):
         for name, amount in second.items():
-            sums[name] = sums.get(name, 0) + amount
+            if name != figures.OPEN:
+                sums[name] = sums.get(name, 0) + amount
     return sums
 
 
@@ -45,6 +46,23 @@ def test_what_is_counted_stands_in_the_totals_and_in_its_second(nothing_counted:
 
     assert figures.totals(nothing_counted) == {"a": 3, "b": 5}
     assert of_the_last_seconds(nothing_counted) == {"a": 3, "b": 5}
+
+
+def test_how_many_orders_are_open_is_noted_with_the_second(nothing_counted: "redis.Redis") -> None:
+    accepted(nothing_counted, *(an_order((a_sku(), 1)) for _ in range(3)))
+    figures.tally.tell()
+    tally = Tally()
+    tally.add("a")
+    tally.tell()
+
+    now = nothing_counted.time()[0]
+    noted = [
+        second[figures.OPEN]
+        for second in figures.of_seconds(nothing_counted, range(now - 3, now + 1))
+        if second
+    ]
+    assert noted == [3]
+    assert figures.OPEN not in figures.totals(nothing_counted)
 
 
 def test_what_was_counted_is_told_within_a_second_or_so_and_once(nothing_counted: "redis.Redis") -> None:

@@ -40,7 +40,7 @@ Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 #: What Django's own handler serves.
-_PAGES = ("/admin/", "/static/", "/favicon.ico", "/products/", "/basket", "/orders")
+_PAGES = ("/admin/", "/static/", "/favicon.ico", "/products/", "/basket", "/orders", "/live/switch")
 
 
 async def api(scope: Scope, receive: Receive, send: Send) -> None:
@@ -160,7 +160,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """The ASGI application that granian serves."""
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
-    elif scope["path"].startswith(_PAGES) or scope["path"] == "/":
+    elif scope["path"].startswith(_PAGES) or scope["path"] in {"/", "/live"}:
         await pages(scope, receive, send)
     else:
         await api(scope, receive, send)

@@ -1,0 +1,328 @@
+"""What the live board shows: one look at the system per second and process, however many people look at the board.
+
+All text is made here, once, so that a page without script and one with it say the same, and a browser has only to put it
+in its place.
+"""
+
+import hashlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import accumulate
+from typing import Any, Final
+
+import msgspec
+
+from shop import figures, keys, system_state
+from shop.figures import ASKED, BATCH_ORDERS, BUSY, ENDED, INTAKE, ORDER_MS, SOLD
+from shop.pauses import Part
+from shop.stores import TextRedis, store_faults, web_thread_redis
+from shop.system_state import SystemState
+
+#: A look is taken again when it is so old.
+FRESH_S: Final = 1.0
+#: Seconds of the past that the charts show.
+HISTORY_S: Final = 180
+#: A browser that looked within so many seconds needs only these.
+RECENT_S: Final = 15
+#: Figures of a second may still come in for so long after it.
+OPEN_S: Final = 4
+#: Rates are told as means over so many seconds, shares and quantiles over a minute.
+RATE_S: Final = 3
+MINUTE_S: Final = 60
+#: Quantiles in the chart are those of so many seconds each: of one alone they would jump.
+SMOOTHED_S: Final = 5
+HOTTEST: Final = 8
+HOT_MINUTES: Final = 5
+QUANTILES: Final = (0.5, 0.95, 0.99)
+
+REFUSED: Final = {
+    "rate_limited": "over the client's rate",
+    "queue_full": "queue full",
+    "paused": "intake paused",
+    "unavailable": "a store away, or too busy",
+    "reused": "key of another order",
+}
+#: How long the scheduler may miss its minute before the board says so.
+RECONCILE_OLD_S: Final = 150
+OLDEST_WARN_S, OLDEST_BAD_S = 5, 30
+
+GOOD, WARN, BAD, NEUTRAL = "good", "warn", "bad", "info"
+
+_json = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Light:
+    """A traffic light: what it watches, what it says, and its colour (`good`, `warn`, `bad`)."""
+
+    name: str
+    says: str
+    colour: str
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """What the board shows at one moment. `second`: the newest one, in Unix time by Redis's clock.
+
+    `text`: what stands in each place. `lights`: name, text and colour of each. `rows`: of the charts, one for each second up
+    to `second`: orders in, orders ended, orders open, orders refused, and three quantiles of the time to the end in ms, None
+    where nothing ended. `paused`: parts that are, so that a page knows when its buttons are old.
+    """
+
+    second: int
+    text: dict[str, str]
+    lights: list[Light]
+    hottest: list[list[str]]
+    workers: list[list[str]]
+    batches: list[int]
+    paused: list[str]
+    rows: list[list[float | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A snapshot and its documents: `whole` with all the past that the charts show, `recent` with its end."""
+
+    snapshot: Snapshot
+    taken_at: float
+    whole: bytes
+    recent: bytes
+    tag: str
+
+
+class Board:
+    """The newest look at the system, taken when somebody wants one and the last one is old. For any thread."""
+
+    def __init__(self, redis: Callable[[], TextRedis] = web_thread_redis) -> None:
+        self._redis = redis
+        self._looking = threading.Lock()
+        self._shown: Shown | None = None
+        self._seconds: dict[int, Mapping[str, int]] = {}
+
+    def fresh(self) -> Shown | None:
+        """The last look, if it is not old."""
+        shown = self._shown
+        return shown if shown and time.monotonic() - shown.taken_at < FRESH_S else None
+
+    def shown(self) -> Shown:
+        """A look at the system that is not old. Raises `StoreUnavailable`."""
+        with self._looking:
+            shown = self.fresh() or self._look()
+            self._shown = shown
+            return shown
+
+    def _look(self) -> Shown:
+        taken_at = time.monotonic()
+        client = self._redis()
+        state = system_state.look(client)
+        newest = int(state.now_s) - 1
+        self._read_seconds(client, newest)
+        past = [self._seconds[second] for second in range(newest - HISTORY_S + 1, newest + 1)]
+        minute = int(state.now_s) // 60
+        ranked = figures.hottest(client, range(minute - HOT_MINUTES + 1, minute + 1))
+        snapshot = _snapshot(state, newest, past, figures.totals(client), _hottest(client, ranked))
+        recent = msgspec.structs.replace(snapshot, rows=snapshot.rows[-RECENT_S:])
+        whole = _json.encode(snapshot)
+        tag = f'"{hashlib.blake2b(whole, digest_size=12).hexdigest()}"'
+        return Shown(snapshot=snapshot, taken_at=taken_at, whole=whole, recent=_json.encode(recent), tag=tag)
+
+    def _read_seconds(self, client: TextRedis, newest: int) -> None:
+        """Read the seconds that are not known or may still change, and forget those that are over."""
+        shown = range(newest - HISTORY_S + 1, newest + 1)
+        wanted = [second for second in shown if second not in self._seconds or second > newest - OPEN_S]
+        self._seconds |= dict(zip(wanted, figures.of_seconds(client, wanted), strict=True))
+        self._seconds = {second: self._seconds[second] for second in shown}
+
+
+board = Board()
+
+
+def _snapshot(
+    state: SystemState,
+    newest: int,
+    past: Sequence[Mapping[str, int]],
+    totals: Mapping[str, int],
+    hottest: list[list[str]],
+) -> Snapshot:
+    minute = summed(past[-MINUTE_S:])
+    return Snapshot(
+        second=newest,
+        text=dict(_text(state, past, minute, totals)),
+        lights=list(_lights(state)),
+        hottest=hottest,
+        workers=[[name, _age(age_s)] for name, age_s in sorted(state.workers.items())],
+        batches=BATCH_ORDERS.counts(minute)[:-1],
+        paused=[str(part) for part in state.pauses],
+        rows=_rows(past, state.open_orders),
+    )
+
+
+def summed(seconds: Sequence[Mapping[str, int]]) -> Counter[str]:
+    """The figures of some seconds together."""
+    sums: Counter[str] = Counter()
+    for second in seconds:
+        sums.update(second)
+    return sums
+
+
+def ended(counted: Mapping[str, int]) -> int:
+    """Orders that came to their first final state."""
+    return sum(ORDER_MS.counts(counted))
+
+
+def refused(counted: Mapping[str, int]) -> int:
+    """Orders that were posted and not taken."""
+    return sum(counted.get(INTAKE + word, 0) for word in REFUSED)
+
+
+def _rows(past: Sequence[Mapping[str, int]], open_now: int) -> list[list[float | None]]:
+    """Rows of the charts."""
+    rows: list[list[float | None]] = []
+    for at, (counted, still_open) in enumerate(zip(past, _open(past, open_now), strict=True)):
+        window = summed(past[max(0, at - SMOOTHED_S + 1) : at + 1])
+        quantiles = [ORDER_MS.quantile(share, window) for share in QUANTILES]
+        told = [None if value is None else round(value, 1) for value in quantiles]
+        rows.append(
+            [counted.get(f"{INTAKE}accepted", 0), ended(counted), still_open, refused(counted), *told]
+        )
+    return rows
+
+
+def _open(past: Sequence[Mapping[str, int]], open_now: int) -> list[int]:
+    """How many orders were open after each second. It does not change in one in which nothing happened."""
+    first = next((counted for counted in past if figures.OPEN in counted), None)
+    if first is None:
+        return [open_now] * len(past)
+    before = first[figures.OPEN] - first.get(f"{INTAKE}accepted", 0) + ended(first)
+    found = accumulate(past, lambda last, counted: counted.get(figures.OPEN, last), initial=max(0, before))
+    return list(found)[1:]
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def _text(
+    state: SystemState,
+    past: Sequence[Mapping[str, int]],
+    minute: Mapping[str, int],
+    totals: Mapping[str, int],
+) -> Iterator[tuple[str, str]]:
+    last = summed(past[-RATE_S:])
+    yield "time", datetime.fromtimestamp(state.now_s, UTC).strftime("%H:%M:%S UTC")
+    yield "in", _number(last[f"{INTAKE}accepted"] / RATE_S)
+    yield "out", _number(ended(last) / RATE_S)
+    yield "open", _number(state.open_orders)
+    yield "waiting", _number(state.waiting)
+    yield "in_hand", _number(state.in_hand)
+    yield "oldest", "none waits" if state.oldest_s is None else _age(state.oldest_s)
+    yield "workers", _number(len(state.workers))
+    for share in QUANTILES:
+        yield f"p{share * 100:g}", _duration(ORDER_MS.quantile(share, minute))
+    batches = sum(BATCH_ORDERS.counts(minute))
+    yield "batch", f"{BATCH_ORDERS.total(minute) / batches:,.1f}" if batches else "–"  # noqa: RUF001 - no number
+    for column, counted in (("minute", minute), ("total", totals)):
+        yield f"refused_{column}", _number(refused(counted))
+        for word in ("accepted", "replayed", *REFUSED):
+            yield f"{word}_{column}", _number(counted.get(INTAKE + word, 0))
+        for end in ("confirmed:", "rejected:insufficient_stock", "rejected:unknown_sku", "cancelled:"):
+            yield f"{end}_{column}", _number(counted.get(ENDED + end, 0))
+        failed = sum(times for name, times in counted.items() if name.startswith(f"{ENDED}failed:"))
+        yield f"failed_{column}", _number(failed)
+        yield f"units_{column}", _number(counted.get(figures.UNITS_SOLD, 0))
+        yield f"lock_waits_{column}", _number(counted.get(figures.LOCK_WAITS, 0))
+
+
+def _lights(state: SystemState) -> Iterator[Light]:
+    yield _oversold(state)
+    yield _reconciled(state)
+    yield _reservations(state)
+    yield _oldest(state)
+    yield _working(state)
+
+
+def _oversold(state: SystemState) -> Light:
+    if state.reconcile is None:
+        return Light(name="Oversold", says="not looked at yet", colour=WARN)
+    skus = state.reconcile.oversold
+    return Light(name="Oversold", says=f"{skus:,} SKUs" if skus else "0", colour=BAD if skus else GOOD)
+
+
+def _reconciled(state: SystemState) -> Light:
+    verdict, age_s = state.reconcile, state.reconciled_s
+    if verdict is None or age_s is None:
+        return Light(name="Stock agrees", says="never compared yet", colour=WARN)
+    if not verdict.clean:
+        return Light(name="Stock agrees", says=f"{verdict.left:,} differences left", colour=BAD)
+    says = f"{verdict.skus:,} SKUs, {_age(age_s)} ago"
+    return Light(name="Stock agrees", says=says, colour=WARN if age_s > RECONCILE_OLD_S else GOOD)
+
+
+def _reservations(state: SystemState) -> Light:
+    """A reservation belongs to an open order, or for a moment to a stock movement."""
+    is_odd = state.reservations > state.open_orders
+    says = f"{state.reservations:,}, orders {state.open_orders:,}"
+    return Light(name="Open reservations", says=says, colour=WARN if is_odd else GOOD)
+
+
+def _oldest(state: SystemState) -> Light:
+    if Part.FULFILMENT in state.pauses:
+        return Light(name="Oldest in line", says="fulfilment is paused", colour=WARN)
+    if not state.waiting or state.oldest_s is None:
+        return Light(name="Oldest in line", says="none waits", colour=GOOD)
+    is_bad, is_slow = state.oldest_s > OLDEST_BAD_S, state.oldest_s > OLDEST_WARN_S
+    return Light(
+        name="Oldest in line",
+        says=_age(state.oldest_s),
+        colour=BAD if is_bad else WARN if is_slow else GOOD,
+    )
+
+
+def _working(state: SystemState) -> Light:
+    if not state.workers:
+        return Light(name="Workers", says="none", colour=BAD)
+    if state.swept_s is None:
+        return Light(name="Workers", says=f"{len(state.workers):,}, but no sweep for 30 s", colour=WARN)
+    return Light(name="Workers", says=f"{len(state.workers):,} alive", colour=GOOD)
+
+
+def _hottest(client: TextRedis, ranked: Mapping[str, Counter[str]]) -> list[list[str]]:
+    """SKUs that are wanted most: units asked for, units sold, units left, and how often an order met the lock."""
+    skus = [sku for sku, _ in ranked[ASKED].most_common(HOTTEST)]
+    with store_faults():
+        left = client.mget([keys.stock(sku) for sku in skus]) if skus else []
+    return [
+        [
+            sku,
+            _number(ranked[ASKED][sku]),
+            _number(ranked[SOLD][sku]),
+            _units(units),
+            _number(ranked[BUSY][sku]),
+        ]
+        for sku, units in zip(skus, left, strict=True)
+    ]
+
+
+def _units(counter: Any) -> str:
+    try:
+        return _number(int(counter))
+    except (TypeError, ValueError):
+        return "not loaded"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _duration(value_ms: float | None) -> str:
+    if value_ms is None:
+        return "–"  # noqa: RUF001 - no number
+    return f"{value_ms:,.0f} ms" if value_ms < 1_000 else f"{value_ms / 1_000:,.1f} s"
+
+
+def _age(age_s: float) -> str:
+    if age_s < 10:
+        return f"{age_s:.1f} s"
+    return f"{age_s:,.0f} s" if age_s < 120 else f"{age_s / 60:,.0f} min"
