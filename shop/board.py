@@ -54,6 +54,10 @@ GOOD, WARN, BAD, NEUTRAL = "good", "warn", "bad", "info"
 
 _json = msgspec.json.Encoder()
 
+#: Of one second: orders in, orders ended, orders open, orders refused, and the quantiles of the time to the end in ms, None
+#: where nothing ended.
+Row = list[float | None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Light:
@@ -68,8 +72,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """What the board shows at one moment. `second`: the newest one, in Unix time by Redis's clock.
 
     `text`: what stands in each place. `lights`: name, text and colour of each. `rows`: of the charts, one for each second up
-    to `second`: orders in, orders ended, orders open, orders refused, and three quantiles of the time to the end in ms, None
-    where nothing ended. `paused`: parts that are, so that a page knows when its buttons are old.
+    to `second`. `paused`: parts that are, so that a page knows when its buttons are old.
     """
 
     second: int
@@ -79,7 +82,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     workers: list[list[str]]
     batches: list[int]
     paused: list[str]
-    rows: list[list[float | None]]
+    rows: list[Row]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +104,7 @@ class Board:
         self._looking = threading.Lock()
         self._shown: Shown | None = None
         self._seconds: dict[int, Mapping[str, int]] = {}
+        self._rows: dict[int, Row] = {}
 
     def fresh(self) -> Shown | None:
         """The last look, if it is not old."""
@@ -119,53 +123,56 @@ class Board:
         client = self._redis()
         state = system_state.look(client)
         newest = int(state.now_s) - 1
-        self._read_seconds(client, newest)
-        past = [self._seconds[second] for second in range(newest - HISTORY_S + 1, newest + 1)]
+        shown = range(newest - HISTORY_S + 1, newest + 1)
+        self._read_seconds(client, shown)
+        past = [self._seconds[second] for second in shown]
         minute = int(state.now_s) // 60
         ranked = figures.hottest(client, range(minute - HOT_MINUTES + 1, minute + 1))
-        snapshot = _snapshot(state, newest, past, figures.totals(client), _hottest(client, ranked))
+        last_minute = summed(past[-MINUTE_S:])
+        snapshot = Snapshot(
+            second=newest,
+            text=dict(_text(state, past[-RATE_S:], last_minute, figures.totals(client))),
+            lights=list(_lights(state)),
+            hottest=_hottest(client, ranked),
+            workers=[[name, _age(age_s)] for name, age_s in sorted(state.workers.items())],
+            batches=BATCH_ORDERS.counts(last_minute)[:-1],
+            paused=[str(part) for part in state.pauses],
+            rows=self._charted(shown, past, state.open_orders),
+        )
         recent = msgspec.structs.replace(snapshot, rows=snapshot.rows[-RECENT_S:])
         whole = _json.encode(snapshot)
         tag = f'"{hashlib.blake2b(whole, digest_size=12).hexdigest()}"'
         return Shown(snapshot=snapshot, taken_at=taken_at, whole=whole, recent=_json.encode(recent), tag=tag)
 
-    def _read_seconds(self, client: TextRedis, newest: int) -> None:
+    def _read_seconds(self, client: TextRedis, shown: range) -> None:
         """Read the seconds that are not known or may still change, and forget those that are over."""
-        shown = range(newest - HISTORY_S + 1, newest + 1)
-        wanted = [second for second in shown if second not in self._seconds or second > newest - OPEN_S]
+        wanted = [second for second in shown if second not in self._seconds or shown[-1] - second < OPEN_S]
         self._seconds |= dict(zip(wanted, figures.of_seconds(client, wanted), strict=True))
         self._seconds = {second: self._seconds[second] for second in shown}
+
+    def _charted(self, shown: range, past: Sequence[Mapping[str, int]], open_now: int) -> list[Row]:
+        """Rows of the charts; those that can't change any more are reckoned once."""
+        still_open = _open(past, open_now)
+        rows: dict[int, Row] = {}
+        for at, second in enumerate(shown):
+            known = self._rows.get(second)
+            if known is None or shown[-1] - second < OPEN_S + SMOOTHED_S:
+                known = _row(past[max(0, at - SMOOTHED_S + 1) : at + 1], still_open[at])
+            rows[second] = known
+        self._rows = rows
+        return list(rows.values())
 
 
 board = Board()
 
 
-def _snapshot(
-    state: SystemState,
-    newest: int,
-    past: Sequence[Mapping[str, int]],
-    totals: Mapping[str, int],
-    hottest: list[list[str]],
-) -> Snapshot:
-    minute = summed(past[-MINUTE_S:])
-    return Snapshot(
-        second=newest,
-        text=dict(_text(state, past, minute, totals)),
-        lights=list(_lights(state)),
-        hottest=hottest,
-        workers=[[name, _age(age_s)] for name, age_s in sorted(state.workers.items())],
-        batches=BATCH_ORDERS.counts(minute)[:-1],
-        paused=[str(part) for part in state.pauses],
-        rows=_rows(past, state.open_orders),
-    )
-
-
 def summed(seconds: Sequence[Mapping[str, int]]) -> Counter[str]:
     """The figures of some seconds together."""
-    sums: Counter[str] = Counter()
+    sums: dict[str, int] = {}
     for second in seconds:
-        sums.update(second)
-    return sums
+        for name, amount in second.items():
+            sums[name] = sums.get(name, 0) + amount
+    return Counter(sums)
 
 
 def ended(counted: Mapping[str, int]) -> int:
@@ -178,17 +185,12 @@ def refused(counted: Mapping[str, int]) -> int:
     return sum(counted.get(INTAKE + word, 0) for word in REFUSED)
 
 
-def _rows(past: Sequence[Mapping[str, int]], open_now: int) -> list[list[float | None]]:
-    """Rows of the charts."""
-    rows: list[list[float | None]] = []
-    for at, (counted, still_open) in enumerate(zip(past, _open(past, open_now), strict=True)):
-        window = summed(past[max(0, at - SMOOTHED_S + 1) : at + 1])
-        quantiles = [ORDER_MS.quantile(share, window) for share in QUANTILES]
-        told = [None if value is None else round(value, 1) for value in quantiles]
-        rows.append(
-            [counted.get(f"{INTAKE}accepted", 0), ended(counted), still_open, refused(counted), *told]
-        )
-    return rows
+def _row(recent: Sequence[Mapping[str, int]], still_open: int) -> Row:
+    """A row of the charts: of the last of these seconds, but for its quantiles, which are those of all of them."""
+    counted, window = recent[-1], summed(recent)
+    quantiles = [ORDER_MS.quantile(share, window) for share in QUANTILES]
+    told = [None if value is None else round(value, 1) for value in quantiles]
+    return [counted.get(f"{INTAKE}accepted", 0), ended(counted), still_open, refused(counted), *told]
 
 
 def _open(past: Sequence[Mapping[str, int]], open_now: int) -> list[int]:
@@ -206,11 +208,11 @@ def _open(past: Sequence[Mapping[str, int]], open_now: int) -> list[int]:
 
 def _text(
     state: SystemState,
-    past: Sequence[Mapping[str, int]],
+    newest: Sequence[Mapping[str, int]],
     minute: Mapping[str, int],
     totals: Mapping[str, int],
 ) -> Iterator[tuple[str, str]]:
-    last = summed(past[-RATE_S:])
+    last = summed(newest)
     yield "time", datetime.fromtimestamp(state.now_s, UTC).strftime("%H:%M:%S UTC")
     yield "in", _number(last[f"{INTAKE}accepted"] / RATE_S)
     yield "out", _number(ended(last) / RATE_S)

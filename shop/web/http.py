@@ -32,6 +32,10 @@ class Request:
         """The value of a header, '' where it was not sent; several are joined as RFC 9110, 5.3 allows."""
         return ",".join(self.sent(name))
 
+    def asks(self, word: str) -> bool:
+        """Whether the query is this word alone."""
+        return self._query == word.encode()
+
     @property
     def query(self) -> QueryDict:
         """The query parameters. Raises `TooManyFieldsSent`."""

@@ -18,7 +18,7 @@ async def figures(request: Request) -> Answer:
     headers = {"ETag": shown.tag, "Cache-Control": "private, no-cache", "Vary": "Cookie"}
     if request.header(b"if-none-match") == shown.tag:
         return Answer(status_code=304, headers=headers)
-    return Answer(shown.recent if "recent" in request.query else shown.whole, headers=headers)
+    return Answer(shown.recent if request.asks("recent") else shown.whole, headers=headers)
 
 
 async def _look(asked: Sequence[None]) -> list[Shown]:

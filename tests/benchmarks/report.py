@@ -14,6 +14,7 @@ CURVES: Final = {
     "stored": ("Orders stored in PostgreSQL", "orders stored"),
     "skus": ("SKUs, ordered from all over", "SKUs"),
     "lines": ("Lines per order", "lines"),
+    "boards": ("Open live boards", "boards"),
     "pollers": ("Clients that wait in a long poll", "clients"),
     "posting": ("Accepting while nobody works", "waiting after"),
     "backlog": ("Draining a backlog, no order coming in", "waiting before"),

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tests.benchmarks import bench, contest, growth, history, overload, waiting
+from tests.benchmarks import bench, board, contest, growth, history, overload, waiting
 from tests.benchmarks.bench import Bench
 
 #: Of the real orders, the quick form takes the first so many.
@@ -39,6 +39,7 @@ GROWTH: Final[Mapping[str, Step]] = {
     "skus": Step(meaning="10 to 100,000 SKUs", seconds=65, measure=growth.skus),
     "lines": Step(meaning="1 to 1,000 lines per order", seconds=25, measure=growth.lines),
     "pollers": Step(meaning="0 to 5,000 clients in a long poll", seconds=45, measure=waiting.pollers),
+    "board": Step(meaning="a hundred open live boards", seconds=75, measure=board.boards, needs=()),
     "backlog": Step(meaning="0 to 200,000 messages waiting", seconds=80, measure=waiting.backlog),
     "processes": Step(meaning="1, 2 and 4 workers and web processes", seconds=130, measure=growth.processes),
 }
