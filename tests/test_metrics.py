@@ -74,6 +74,14 @@ def test_orders_are_told_by_what_became_of_them(system: System) -> None:
     wait_until(lambda: growth() == grown, timeout_s=10, what=f"{grown}")
 
 
+def test_what_has_not_come_yet_is_told_as_none(system: System) -> None:
+    samples = told(system)
+
+    assert ("reserva_intake_total", (("outcome", "queue_full"),)) in samples
+    failed = (("reason", "too_many_attempts"), ("status", "failed"))
+    assert samples["reserva_orders_ended_total", failed] == 0
+
+
 def test_buckets_grow_to_the_count(system: System) -> None:
     system.end_of(system.place((a_sku(), 1)).body["id"])
     wait_until(lambda: value(told(system), "reserva_order_seconds_count") > 0, timeout_s=10)

@@ -17,6 +17,7 @@ from prometheus_client.core import (
 )
 
 from shop import figures, system_state
+from shop.domain import ReasonCode, Status
 from shop.figures import Histogram
 from shop.pauses import Part
 from shop.stores import StoreUnavailable, web_thread_redis
@@ -27,6 +28,16 @@ from shop.web.problems import require_method
 #: Of the API, not of the software: what clients see.
 API_VERSION: Final = "1.0.0"
 
+_TO_COME: Final = (
+    *(f"{figures.INTAKE}{outcome}" for outcome in ("accepted", "replayed", "reused", "rate_limited")),
+    *(f"{figures.INTAKE}{outcome}" for outcome in ("queue_full", "paused", "unavailable")),
+    *(f"{figures.ENDED}{status}:" for status in (Status.CONFIRMED, Status.CANCELLED)),
+    *(
+        f"{figures.ENDED}{Status.REJECTED}:{code}"
+        for code in (ReasonCode.INSUFFICIENT_STOCK, ReasonCode.UNKNOWN_SKU)
+    ),
+    f"{figures.ENDED}{Status.FAILED}:{ReasonCode.TOO_MANY_ATTEMPTS}",
+)
 _METHODS = {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
@@ -129,9 +140,10 @@ def _counters(counted: Mapping[str, int]) -> Iterator[Metric]:
 
 
 def _by_label(counted: Mapping[str, int], prefix: str, family: CounterMetricFamily) -> Metric:
-    for field in sorted(counted):
+    """What is known to come is told as 0 until it does: the growth from nothing to one is growth, too."""
+    for field in sorted({*counted, *_TO_COME}):
         if field.startswith(prefix):
-            family.add_metric(field.removeprefix(prefix).split(":"), counted[field])
+            family.add_metric(field.removeprefix(prefix).split(":"), counted.get(field, 0))
     return family
 
 
