@@ -24,8 +24,6 @@ OTHER_NAMES: Final = {
     "REDIS_DIR",
     "SO_REUSEPORT",
 }
-#: Pages that are written elsewhere at this moment, and may be linked before they are here.
-TO_COME: Final = {"monitoring.md", "runbook.md"}
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -110,7 +108,7 @@ def _leads_somewhere(page: Page, target: str) -> bool:
     path, _, anchor = target.partition("#")
     file = (page.path.parent / path).resolve() if path else page.path
     if not anchor:
-        return file.exists() or file.name in TO_COME
+        return file.exists()
     text = page.text if file == page.path else file.read_text() if file.exists() else ""
     return anchor in _anchors(text)
 

@@ -36,7 +36,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from shop import intake, offers, results, waiting_line
 from shop.domain import QUANTITY_MAX, Line, ReasonCode, Status, is_sku
-from shop.intake import Accepted, Intake, QueueFull, RateLimited, Replayed, Reused
+from shop.intake import Accepted, Intake, IntakePaused, QueueFull, RateLimited, Replayed, Reused
 from shop.offers import Offer
 from shop.pages.buyer import BASKET_LINES, COOKIE, BasketFull, Buyer, is_key
 from shop.results import OrderState
@@ -331,6 +331,8 @@ def _taken_in(request: HttpRequest, buyer: Buyer, key: str, answer: Intake) -> H
         case QueueFull():
             gate.found_full(asyncio.get_running_loop().time())
             return _busy(request, buyer, Kind.QUEUE_FULL)
+        case IntakePaused():
+            return _busy(request, buyer, Kind.INTAKE_PAUSED)
         case Reused(order_id):
             messages.warning(
                 request,
@@ -369,7 +371,9 @@ def _busy(request: HttpRequest, buyer: Buyer, kind: Kind, wait_s: int | None = N
     """The order was not taken in now. The form is offered once more, under its key."""
     wait_s = wait_s or int(kind.headers["Retry-After"])
     if _wants_json(request):
-        response: HttpResponse = JsonResponse({"wait_s": wait_s}, status=kind.status)
+        response: HttpResponse = JsonResponse(
+            {"wait_s": wait_s, "is_paused": kind is Kind.INTAKE_PAUSED}, status=kind.status
+        )
     else:
         fields = [(name, value) for name, value in request.POST.items() if name != "csrfmiddlewaretoken"]
         response = _page(
@@ -379,6 +383,7 @@ def _busy(request: HttpRequest, buyer: Buyer, kind: Kind, wait_s: int | None = N
             status=kind.status,
             fields=fields,
             is_full=kind is not Kind.UNAVAILABLE,
+            is_paused=kind is Kind.INTAKE_PAUSED,
             wait_s=wait_s,
         )
     response["Retry-After"] = str(wait_s)

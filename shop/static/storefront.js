@@ -36,8 +36,9 @@ async function placed(form, address, fields) {
     }
     if (answer.ok) return (await answer.json()).href;
     if (answer.status !== 429 && answer.status !== 503) return null;
-    const { wait_s } = await answer.json();
-    say(form, `Many are ordering at the moment. Yours is kept and is sent again in ${wait_s} s; it stays one order.`);
+    const { wait_s, is_paused } = await answer.json();
+    const why = is_paused ? "We take no orders at present." : "Many are ordering at the moment.";
+    say(form, `${why} Yours is kept and is sent again in ${wait_s} s; it stays one order.`);
     await pause(wait_s * 1000);
   }
 }
