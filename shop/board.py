@@ -219,7 +219,7 @@ def _text(
     yield "open", _number(state.open_orders)
     yield "waiting", _number(state.waiting)
     yield "in_hand", _number(state.in_hand)
-    yield "oldest", "none waits" if state.oldest_s is None else _age(state.oldest_s)
+    yield "oldest", "none" if state.oldest_s is None else _age(state.oldest_s)
     yield "workers", _number(len(state.workers))
     for share in QUANTILES:
         yield f"p{share * 100:g}", _duration(ORDER_MS.quantile(share, minute))

@@ -7,6 +7,7 @@ Who may do what, by Django's permissions:
     add_stockmovement     move stock
     add_apikey            make API keys
     change_apikey         end API keys
+    add_pausechange       pause intake and fulfilment, and resume them, on the live board
 """
 
 from shop.admin import api_keys, log, movements, orders, products

@@ -42,7 +42,7 @@ def test_a_buyer_s_order_is_placed_by_itself_when_the_shop_goes_on(visitor: Visi
     page, sku = visitor.page, a_sku(stock=5)
     add(page, sku, 2)
     place_order(page)
-    page.get_by_text("We take no orders at present.").wait_for()
+    page.get_by_text("We take no orders at present.").last.wait_for()
 
     pauses.resume(redis_client(), Part.INTAKE, who="tests")
 
