@@ -28,6 +28,8 @@ FRESH_S: Final = 1.0
 HISTORY_S: Final = 180
 #: A browser that looked within so many seconds needs only these.
 RECENT_S: Final = 15
+#: A second is shown when it has been over for so long: by then its figures have come in, as a rule (`figures.LATE_S`).
+TOLD_S: Final = 0.3
 #: Figures of a second may still come in for so long after it.
 OPEN_S: Final = 4
 #: Rates are told as means over so many seconds, shares and quantiles over a minute.
@@ -122,7 +124,7 @@ class Board:
         taken_at = time.monotonic()
         client = self._redis()
         state = system_state.look(client)
-        newest = int(state.now_s) - 1
+        newest = int(state.now_s - TOLD_S) - 1
         shown = range(newest - HISTORY_S + 1, newest + 1)
         self._read_seconds(client, shown)
         past = [self._seconds[second] for second in shown]
