@@ -4,6 +4,7 @@ import asyncio
 import http.cookiejar
 import json
 import re
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -367,9 +368,10 @@ def test_a_hundred_boards_cost_one_look_a_second(system: System, operator: Perso
         await asyncio.gather(*(viewer() for _ in range(100)))
         return answers
 
-    before = reads()
+    before, began = reads(), time.monotonic()
     answers = asyncio.run(ask_for(3))
+    took_s = time.monotonic() - began
     looks = (reads() - before) / (len(figures.RANKINGS) * boards.HOT_MINUTES)
 
     assert answers > 200
-    assert looks <= 5
+    assert looks <= took_s + 2
