@@ -224,6 +224,7 @@ class System:
         flower = f"  Flower    {self._flower_url}/  ({login})\n" if self._has_flower else ""
         body = '{"items": [{"sku": "X", "quantity": 1}]}'
         return f"""
+  Shop      {self._web_url}/
   API       {self._web_url}/api/docs
   Admin     {self._web_url}/admin/
 {flower}  Staff     {STAFF_USER} / {self._secrets["staff_password"]}
