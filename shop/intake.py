@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 import msgspec
+import structlog
 from django.conf import settings
 
 from shop import figures, keys, queue, scripts
@@ -17,6 +18,7 @@ from shop.round_trips import RoundTrips
 from shop.stores import RedisLine, StoreUnavailable, order_database, store_faults, uuid_array
 from workers.fail_points import reach
 
+log = structlog.get_logger()
 _json = msgspec.json.Encoder()
 
 
@@ -116,7 +118,14 @@ def new_order(
 
 async def accept(order: Order, key: str, deadline: float) -> Intake:
     """Accept an order under its idempotency key. Raises `StoreUnavailable` when that can't be known by the deadline."""
-    return await _intake.ask((order, key), deadline)
+    try:
+        answer = await _intake.ask((order, key), deadline)
+    except Exception:
+        structlog.contextvars.bind_contextvars(order=order.id)  # for whoever logs it
+        raise
+    if settings.LOG_ORDERS:
+        log.info("order taken in", order=order.id, client=order.client, answer=type(answer).__name__)
+    return answer
 
 
 async def _accept(asked: Sequence[tuple[Order, str]]) -> list[Intake]:

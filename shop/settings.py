@@ -191,12 +191,19 @@ SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
+#: Off unless asked for: lines of orders cost more than a tenth of what an order does.
+LOG_ORDERS = env.bool("LOG_ORDERS", default=False)
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"json": {"()": "shop.logs.formatter"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
-    # It tells of its list of fonts.
-    "loggers": {"matplotlib": {"level": "WARNING"}},
+    "loggers": {
+        # Celery gives the root logger a level of its own, for itself.
+        "shop": {"level": LOG_LEVEL},
+        "tasks": {"level": LOG_LEVEL},
+        # It tells of its list of fonts.
+        "matplotlib": {"level": "WARNING"},
+    },
 }

@@ -15,6 +15,8 @@ import structlog
 from celery import Task
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import worker_process_shutdown
+from django.conf import settings
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from shop import figures, pauses
 from shop.domain import Order, Status
@@ -77,7 +79,16 @@ def fulfil_orders(bodies: Sequence[bytes]) -> list[Outcome]:
         with suppress(StoreUnavailable):
             forgive([order.id for order in sound], client=redis_client())
         raise
+    if settings.LOG_ORDERS:
+        for order_id, outcome in outcomes.items():
+            _tell_end(order_id, outcome)
     return [_answer(outcomes[order.id]) if order else Unhandled.ALONE for order in orders]
+
+
+def _tell_end(order_id: str, outcome: Status | Busy) -> None:
+    """One line for an order that ended; a busy one goes on, and a failed one is told of by `OrderFailed`."""
+    if isinstance(outcome, Status) and outcome is not Status.FAILED:
+        log.info("order ended", order=order_id, task=order_id, status=outcome.value)
 
 
 def _order_in(body: bytes) -> Order | None:
@@ -109,6 +120,7 @@ def fulfil_order(self: "Task[Any, Any]", document: dict[str, Any]) -> str:
         raise NotAnOrder(str(error)) from error
     if not order.is_sound():
         raise NotAnOrder("no order that the API would accept")
+    bind_contextvars(order=order.id, task=self.request.id)
     try:
         reach("worker.received")
         outcome = fulfil([order], client=redis_client())[order.id]
@@ -122,8 +134,12 @@ def fulfil_order(self: "Task[Any, Any]", document: dict[str, Any]) -> str:
             forgive([order.id], client=redis_client())
         raise again(self, late) from late
     except Exception as bug:
-        log.exception("fulfilment failed", order=order.id)
+        log.exception("fulfilment failed")
         raise again(self, bug) from bug
+    finally:
+        clear_contextvars()
+    if settings.LOG_ORDERS:
+        _tell_end(order.id, outcome)
     if isinstance(outcome, Busy):
         raise again(self, TimeoutError(f"{outcome.sku} stays locked"))
     if outcome is Status.FAILED:
@@ -134,10 +150,18 @@ def fulfil_order(self: "Task[Any, Any]", document: dict[str, Any]) -> str:
 @app.task(name="tasks.orders.cancel_order", bind=True, max_retries=None)
 def cancel_order(self: "Task[Any, Any]", order_id: str) -> str:
     """Cancel an order that was confirmed. Returns its status."""
+    bind_contextvars(order=order_id, task=self.request.id)
     try:
         outcome = cancel(order_id, client=redis_client())
+        if settings.LOG_ORDERS:
+            log.info("cancellation done", status=str(outcome))
     except (StoreUnavailable, SoftTimeLimitExceeded) as away:
         raise again(self, away) from away
+    except Exception:
+        log.exception("cancellation failed")
+        raise
+    finally:
+        clear_contextvars()
     return outcome.value if isinstance(outcome, Status) else Status.QUEUED.value
 
 

@@ -71,7 +71,7 @@ async def _answer(request: Request, receive: Receive) -> Answer:
     except Resolver404:
         return _page_meant(request) or problem_answer(Problem(kind=Kind.NOT_FOUND))
     except (StoreUnavailable, TimeoutError) as away:
-        log.warning("store unavailable", reason=str(away) or "no answer in time")
+        log.warning("store unavailable", path=request.path, reason=str(away) or "no answer in time")
         return problem_answer(Problem(kind=Kind.UNAVAILABLE))
     except Exception:
         log.exception("unexpected error", path=request.path)
@@ -140,6 +140,7 @@ async def pages(scope: Scope, receive: Receive, send: Send) -> None:
     """
     request = Request(scope)
     identity = request_id(request.header(b"x-request-id"))
+    structlog.contextvars.bind_contextvars(request_id=identity)
     try:
         body = await whole_body(request, receive)
     except Problem as problem:
