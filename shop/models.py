@@ -20,8 +20,6 @@ ORDER_TEXTS = models.Func(
     template="(ARRAY[%(expressions)s])",
     output_field=ArrayField(models.CharField(max_length=TEXT_MAX_LENGTH)),
 )
-#: Entries of an index that waits to be filled in bulk, in kB: so many are merged in some milliseconds.
-GIN_PENDING_KB = 512
 
 
 class Product(models.Model):
@@ -82,7 +80,6 @@ class Order(models.Model):
                 ORDER_TEXTS,
                 condition=models.Q(customer__isnull=False) | models.Q(reference__isnull=False),
                 fastupdate=True,
-                gin_pending_list_limit=GIN_PENDING_KB,
                 name="order_by_texts",
             ),
         ]

@@ -30,7 +30,6 @@ class Migration(migrations.Migration):
                 ),
                 condition=models.Q(customer__isnull=False) | models.Q(reference__isnull=False),
                 fastupdate=True,
-                gin_pending_list_limit=512,
                 name="order_by_texts",
             ),
         ),
