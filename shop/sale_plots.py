@@ -38,7 +38,9 @@ _STYLE: Final[dict[Any, Any]] = {
     "font.family": "sans-serif",
     "font.size": 10,
     "grid.color": "#e4e7eb",
+    "legend.columnspacing": 1.2,
     "legend.frameon": False,
+    "legend.handlelength": 1.4,
     "svg.fonttype": "none",
 }
 
@@ -103,7 +105,7 @@ def stock(journal: Journal, sale: Sale, seconds: float) -> str:
         for rank, item in reversed(list(enumerate(watched))):
             left = [100 * found.get(item.sku, item.stock) / max(item.stock, 1) for _, found in journal.stock]
             if rank < SKUS_NAMED:
-                label = f"{_short(item.sku)}, {item.stock:,} units"
+                label = f"{_short(item.sku)} ({item.stock:,})"
                 axis.plot(moments, left, color=f"C{rank}", linewidth=2.5 if rank == 0 else 1.5, label=label)
             else:
                 axis.plot(moments, left, color="#c9ced6", linewidth=0.7)
@@ -132,7 +134,7 @@ def demand(sale: Sale, wanted: dict[str, int], sold: dict[str, int]) -> str:
         axis.set_ylim(bottom=0)
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axis.grid(visible=False, axis="x")
-        axis.legend()
+        _legend(axis)
         return _svg(figure)
 
 
@@ -174,10 +176,14 @@ def _percentiles(
 def _over_time(figure: Figure, axis: Axes, seconds: float, *, last_first: bool = False) -> str:
     """`last_first`: whether what was drawn last stands first in the legend."""
     axis.set(xlabel="seconds after the opening", xlim=(0, seconds))
-    handles, labels = axis.get_legend_handles_labels()
-    step = -1 if last_first else 1
-    axis.legend(handles[::step], labels[::step], loc="upper right", ncols=1 if last_first else 2)
+    _legend(axis, step=-1 if last_first else 1)
     return _svg(figure)
+
+
+def _legend(axis: Axes, step: int = 1) -> None:
+    """Above the plot, where it hides nothing. `step`: -1 turns the order round."""
+    handles, labels = axis.get_legend_handles_labels()
+    axis.legend(handles[::step], labels[::step], loc="lower left", bbox_to_anchor=(0, 1), ncols=len(labels))
 
 
 def _short(sku: str) -> str:

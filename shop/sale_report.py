@@ -75,7 +75,7 @@ class Report:
         wrong = {check.name: check.wrong for check in verdict.checks}
         plots = [
             ("Who came, and what became of the orders", sale_plots.rates(self.journal, seconds)),
-            ("What was left", sale_plots.stock(self.journal, self.sale, seconds)),
+            ("What was left, of how many units", sale_plots.stock(self.journal, self.sale, seconds)),
             ("How long buyers waited", sale_plots.waits(self.journal, seconds)),
             ("What was wanted, and what was sold", sale_plots.demand(self.sale, wanted, sold)),
         ]
