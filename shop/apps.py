@@ -1,6 +1,7 @@
 """Django's handle on the shop."""
 
 from django.apps import AppConfig
+from django.conf import settings
 from django.contrib.admin import apps as admin_apps
 from django.core import checks
 
@@ -15,6 +16,10 @@ class ShopConfig(AppConfig):
         """In every process, as soon as it can log."""
         from shop import fail_points  # noqa: PLC0415 - logs are set up by now
 
+        if settings.SENTRY_DSN:
+            from shop import error_reports  # noqa: PLC0415 - an extra that few install
+
+            error_reports.start(settings.SENTRY_DSN)
         fail_points.warn_if_armed()
         checks.register(fail_points.check_unarmed, checks.Tags.security, deploy=True)
 

@@ -9,7 +9,6 @@ _SHARED: list[structlog.types.Processor] = [
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
-    structlog.processors.format_exc_info,
 ]
 
 structlog.configure(
@@ -25,6 +24,7 @@ def formatter() -> logging.Formatter:
     return structlog.stdlib.ProcessorFormatter(
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,  # not before: error reports want the exception itself
             structlog.processors.JSONRenderer(),
         ],
         foreign_pre_chain=_SHARED,

@@ -193,6 +193,8 @@ X_FRAME_OPTIONS = "DENY"
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
 #: Off unless asked for: lines of orders cost more than a tenth of what an order does.
 LOG_ORDERS = env.bool("LOG_ORDERS", default=False)
+#: Where errors are reported to, beside the logs; '' for nowhere.
+SENTRY_DSN = env.str("SENTRY_DSN", default="")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
