@@ -25,12 +25,18 @@ def told(system: System, word: str, event: str) -> list[dict[str, Any]]:
     return [line for line in lines(system, word) if line["event"] == event]
 
 
-@pytest.fixture(scope="module")
-def talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    from shop.stores import redis_client
+# Each test has its own worker and no other one beside it, which might take its orders.
 
-    redis_client().flushdb()
-    with System(tmp_path_factory.mktemp("talkative"), {"LOG_ORDERS": "true"}) as running:
+
+@pytest.fixture
+def talkative(tmp_path: Path) -> Iterator[System]:
+    with System(tmp_path, {"LOG_ORDERS": "true"}) as running:
+        yield running.start("web", "worker")
+
+
+@pytest.fixture
+def quiet(tmp_path: Path) -> Iterator[System]:
+    with System(tmp_path) as running:
         yield running.start("web", "worker")
 
 
@@ -65,24 +71,24 @@ def test_one_search_by_a_request_s_id_finds_the_order(talkative: System) -> None
     assert [line["order"] for line in lines(talkative, "the-request-2")] == [order]
 
 
-def test_orders_that_go_well_leave_no_line_unless_it_is_asked_for(system: System) -> None:
-    order = placed(system, "the-request-3")
-    system.end_of(order)
+def test_orders_that_go_well_leave_no_line_unless_it_is_asked_for(quiet: System) -> None:
+    order = placed(quiet, "the-request-3")
+    quiet.end_of(order)
 
-    assert lines(system, order) == lines(system, "the-request-3") == []
+    assert lines(quiet, order) == lines(quiet, "the-request-3") == []
 
 
 def test_a_line_about_a_store_that_is_away_has_the_ids_without_being_asked_for(
-    system: System, redis_server: RedisServer
+    quiet: System, redis_server: RedisServer
 ) -> None:
-    placed(system, "the-request-4")  # so that the web process knows the API key
+    placed(quiet, "the-request-4")  # so that the web process knows the API key
 
     with frozen(redis_server.pid):
         body = {"items": [{"sku": "MUG-001", "quantity": 2}]}
         headers = {"Idempotency-Key": uuid.uuid4().hex, "X-Request-ID": "the-request-5"}
-        assert system.send("POST", "/api/v1/orders", body, headers).status == 503
+        assert quiet.send("POST", "/api/v1/orders", body, headers).status == 503
 
-    (line,) = told(system, "the-request-5", "store unavailable")
+    (line,) = told(quiet, "the-request-5", "store unavailable")
     assert uuid.UUID(line["order"])
     assert line["path"] == "/api/v1/orders"
 
