@@ -264,7 +264,9 @@ def test_a_bad_message_does_not_take_its_neighbours_with_it(crew: Worker, conduc
         send(later)
         wait_for_all(crew, [later])
 
-    assert crew.diary.batches(bad) == [[*good[:2], bad, *good[2:]]]
+    # Whoever kept the crew busy may be offered again with them.
+    batches = [[name for name in batch if name in (*good, bad)] for batch in crew.diary.batches(bad)]
+    assert batches == [[*good[:2], bad, *good[2:]]]
     assert all("task-succeeded" in of(told, name) for name in good)
     assert sorted(name for name in crew.diary.page("done") if name in good) == sorted(good)
     assert crew.diary.batches(later) == [[later]]

@@ -24,6 +24,8 @@ from tests.works import HOUSEKEEPING, clock
 
 EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "0"))
 SEED = int(os.environ.get("STATE_MACHINE_SEED", "0")) or (random.getrandbits(32) if EXAMPLES else 1)
+#: What is rare may not have happened in one search: what a sale meets depends a little on how fast its processes are.
+FURTHER_SEARCHES = 3
 #: Locks run out when a story says so, not when a machine is slow.
 LONG_MS = 600_000
 #: Nobody waits for a lock: whoever finds it taken comes again.
@@ -48,9 +50,9 @@ def crew(client: "redis.Redis", monkeypatch: pytest.MonkeyPatch, rules: Rules) -
     client.config_set("hash-max-ziplist-value", 64)
 
 
-def search(crew: Crew, *, examples: int, shrinks: bool = False) -> None:
+def search(crew: Crew, *, examples: int, shrinks: bool = False, further: int = 0) -> None:
     """Let Hypothesis look for a sale that ends badly: always in the same places, as long as the seed is the same."""
-    told = seed(SEED)(type("Told", (Sale,), {"crew": crew}))
+    told = seed(SEED + further)(type("Told", (Sale,), {"crew": crew}))
     run_state_machine_as_test(
         told,
         settings=settings(
@@ -69,8 +71,6 @@ def search(crew: Crew, *, examples: int, shrinks: bool = False) -> None:
 def test_whatever_happens_in_whatever_order_every_unit_is_accounted_for(crew: Crew) -> None:
     print(f"STATE_MACHINE_SEED={SEED}")
 
-    search(crew, examples=EXAMPLES or 100, shrinks=bool(EXAMPLES))
-
     wanted = {
         *(fate.value for fate in Fate),
         *("confirmed", "rejected", "failed", "cancelled"),
@@ -79,6 +79,11 @@ def test_whatever_happens_in_whatever_order_every_unit_is_accounted_for(crew: Cr
         *("a counter was lost", "a key was lost", "scripts were lost"),
         *(["a lock ran out"] if crew.rules is LOCKS else []),
     }
+    for further in range(FURTHER_SEARCHES):
+        search(crew, examples=EXAMPLES or 100, shrinks=bool(EXAMPLES), further=further)
+        if wanted <= set(+crew.happened):
+            break
+
     print(dict(crew.happened))
     assert wanted - set(+crew.happened) == set()
 
