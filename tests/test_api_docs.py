@@ -23,6 +23,9 @@ from shop.web.problems import Kind
 from tests.builders import a_sku, the_sample_catalogue, wait_until
 from tests.running import Answer, System
 
+#: Of no order.
+NOWHERE = "00000000-0000-4000-8000-000000000000"
+
 
 def figures(page: str, caption: str) -> list[str]:
     """The examples on the page under this caption, in order, as somebody would copy them."""
@@ -150,8 +153,8 @@ def follow(system: System, address: str, link: str) -> str:
     ("method", "address"),
     [
         ("POST", "/api/v1/orders"),
-        ("GET", f"/api/v1/orders/{uuid.uuid4()}"),
-        ("POST", f"/api/v1/orders/{uuid.uuid4()}/cancel"),
+        ("GET", f"/api/v1/orders/{NOWHERE}"),
+        ("POST", f"/api/v1/orders/{NOWHERE}/cancel"),
         ("GET", "/api/v1/products?limit=0"),
         ("GET", "/api/v1/products/nothing"),
         ("POST", "/api/v1/products/nothing/stock-movements"),
