@@ -244,6 +244,8 @@ def test_a_message_out_of_the_ordinary_goes_celerys_own_way(crew: Worker, option
     wait_for_all(crew, [name])
     assert name in crew.diary.page("alone")
     assert crew.diary.batches(name) == []
+    # What follows it, named by its result, must not come into the batches of the next test.
+    wait_for_all(crew, [f"{name} done"] if "link" in options else [])
 
 
 @pytest.mark.parametrize("conduct", ["raises", "kills", "is not answered"])
@@ -264,9 +266,7 @@ def test_a_bad_message_does_not_take_its_neighbours_with_it(crew: Worker, conduc
         send(later)
         wait_for_all(crew, [later])
 
-    # Whoever kept the crew busy may be offered again with them.
-    batches = [[name for name in batch if name in (*good, bad)] for batch in crew.diary.batches(bad)]
-    assert batches == [[*good[:2], bad, *good[2:]]]
+    assert crew.diary.batches(bad) == [[*good[:2], bad, *good[2:]]]
     assert all("task-succeeded" in of(told, name) for name in good)
     assert sorted(name for name in crew.diary.page("done") if name in good) == sorted(good)
     assert crew.diary.batches(later) == [[later]]
