@@ -17,7 +17,7 @@ from redis.commands.core import Script
 from tests.builders import wait_until
 from tests.crews import Worker
 from tests.errands import OURS, SOON_OVERDUE, STOCK, Diary, an_app, send, send_many
-from tests.messages import BROKEN, FIRST, REFUSED, SECOND, a_message, a_taker, ids_of, put, put_many
+from tests.messages import BROKEN, FIRST, REFUSED, SECOND, Taker, a_message, a_taker, ids_of, put, put_many
 from workers import transport
 from workers.embedded import RedisServer
 
@@ -191,6 +191,52 @@ def test_a_worker_goes_on_after_losing_redis(
 
         assert worker.child.is_alive()
         assert client.llen(FIRST) == 0
+
+
+def its_connection_is_lost_and_it_is_closed(taker: Taker) -> None:
+    taker.connection.transport.client = None
+    taker.channel.close()
+
+
+LOSSES: dict[str, Callable[[Taker], None]] = {
+    "its connection was closed": lambda taker: taker.connection.collect(),
+    "it was closed": lambda taker: taker.channel.close(),
+    "its connection was lost, and it was closed": its_connection_is_lost_and_it_is_closed,
+}
+ENDINGS: dict[str, Callable[[Any], object]] = {
+    "acknowledged": lambda message: message.ack(),
+    "rejected": lambda message: message.reject(),
+    "requeued": lambda message: message.requeue(),
+    "put back": lambda message: message.channel.put_back([message.delivery_tag]),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_a_lost_channel_has_brought_is_ended_without_harm_and_comes_again(
+    client: "redis.Redis", loss: str, ending: str
+) -> None:
+    with an_event_loop() as hub, a_taker(FIRST) as taker:
+        put_many(client, 1)
+        taker.take()
+        LOSSES[loss](taker)
+
+        ENDINGS[ending](taker.messages[0])
+        next(hub.loop)
+
+        assert client.llen(FIRST) + client.hlen("unacked") == 1
+
+
+def test_an_acknowledgement_that_waits_when_the_connection_is_lost_is_dropped(client: "redis.Redis") -> None:
+    with an_event_loop() as hub, a_taker(FIRST) as taker:
+        put_many(client, 1)
+        wait_until(lambda: not taker.take() and taker.messages, what="the message, and a look that finds nothing")
+
+        taker.messages[0].ack()
+        its_connection_is_lost_and_it_is_closed(taker)
+        next(hub.loop)
+
+        assert client.hlen("unacked") == 1
 
 
 # --- fetching ------------------------------------------------------------------------------------

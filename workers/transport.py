@@ -82,10 +82,10 @@ class QoS(kombu_redis.QoS):
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge with the next fetch, or at the end of this turn of the loop; without a loop, now.
 
-        On a connection that was lost it is not possible: the message comes again, and its work is found done.
+        On a channel that was lost it is not possible: the message comes again, and its work is found done.
         """
         virtual.QoS.ack(self, delivery_tag)
-        if self.channel.connection.client is None:
+        if self.channel.is_lost:
             return
         self._acknowledged.append(delivery_tag)
         hub = get_event_loop()
@@ -97,6 +97,13 @@ class QoS(kombu_redis.QoS):
             else:
                 hub.call_soon(self.flush)
 
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Return the message to its queue, or drop it. On a channel that was lost it comes again by itself."""
+        if self.channel.is_lost:
+            virtual.QoS.ack(self, delivery_tag)
+        else:
+            super().reject(delivery_tag, requeue=requeue)
+
     def take_acknowledged(self) -> list[str]:
         """The acknowledgements that wait, to be sent now. One that can't be sent costs a redelivery, not a message."""
         tags, self._acknowledged = self._acknowledged, []
@@ -104,7 +111,7 @@ class QoS(kombu_redis.QoS):
 
     def flush(self) -> None:
         """Send the acknowledgements that wait."""
-        if tags := self.take_acknowledged():
+        if (tags := self.take_acknowledged()) and not self.channel.is_lost:
             with self.channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
                 pipe.zrem(self.unacked_index_key, *tags).hdel(self.unacked_key, *tags).execute()
 
@@ -112,19 +119,20 @@ class QoS(kombu_redis.QoS):
         """Return messages to the heads of their queues, as if they had never been fetched."""
         for tag in delivery_tags:
             virtual.QoS.ack(self, tag)
+        if self.channel.is_lost:
+            return
         with self.channel.conn_or_acquire() as client:
             _script("put_back")([self.unacked_key, self.unacked_index_key], delivery_tags, client=client)
 
     def restore_unacked(self, client: Any = None) -> None:
         """At shutdown: return what was fetched and not worked on.
 
-        A connection that was lost can return nothing; its messages come again after the visibility timeout.
+        A channel that was lost can return nothing; its messages come again after the visibility timeout.
         """
-        if self.channel.connection.client is not None:
-            self.flush()
-            self._flush()
-            if self._delivered:
-                self.put_back(list(self._delivered))
+        self.flush()
+        self._flush()
+        if self._delivered:
+            self.put_back(list(self._delivered))
         self._delivered.clear()
 
 
@@ -148,6 +156,15 @@ class Channel(kombu_redis.Channel):
     _carried: Sequence[str] = ()
     _next_fetch_at = 0.0
     _wake_up: Any = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its connection is gone.
+
+        Acknowledgements outlive it: those that the event loop had not come to when Redis went away are there in its next
+        turn, with a new connection. kombu clears the old one's attributes, and what that raised ended the worker.
+        """
+        return self.connection is None or self.connection.client is None
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
