@@ -289,6 +289,11 @@ PLANTED: list[tuple[str, Callable[[Case], checker.Found], Case]] = [
         case(changed(placed("k5", outcome=UNKNOWN), status=500)),
     ),
     (
+        "a worker gave up",
+        checker.no_process_gives_up,
+        case(evidence=replace(EVIDENCE, gave_up=["worker-1 ended with exit status 1"])),
+    ),
+    (
         "nothing was confirmed",
         checker.something_succeeded,
         case(evidence=with_orders(order_1=None)),

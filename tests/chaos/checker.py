@@ -283,6 +283,12 @@ def nothing_breaks(case: Case) -> Found:
         yield Violation(check="nothing breaks", what=f"{one.op} was answered with {BROKEN}", since=one.start)
 
 
+def no_process_gives_up(case: Case) -> Found:
+    """Whatever the stores do. A worker that ends by an error is started again, where somebody watches over it."""
+    for what in case.evidence.gave_up:
+        yield Violation(check="no process gives up", what=what)
+
+
 def something_succeeded(case: Case) -> Found:
     """A system that refuses everything breaks no other promise."""
     confirmed = any(row.status == "confirmed" for row in case.evidence.orders.values())
@@ -311,5 +317,6 @@ CHECKS: Final[Sequence[Callable[[Case], Found]]] = (
     cancelled_orders_return_their_units_once,
     nothing_is_left_behind,
     nothing_breaks,
+    no_process_gives_up,
     something_succeeded,
 )

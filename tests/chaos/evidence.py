@@ -1,5 +1,6 @@
 """What both stores and the API say when all is at rest: what the checker holds the history against."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -24,6 +25,9 @@ SELECT order_id::text, sum(-delta) FILTER (WHERE kind = 'sale')::bigint,
        coalesce(sum(delta) FILTER (WHERE kind = 'cancellation'), 0)::bigint
 FROM shop_stockmovement WHERE order_id IS NOT NULL GROUP BY order_id
 """
+
+#: What the supervisor tells of a process that was neither killed nor asked to end.
+_GAVE_UP: Final = re.compile(r"\S+ ended with exit status [1-9]\d*")
 
 Lines = Sequence[tuple[str, int]]
 
@@ -58,7 +62,7 @@ class Evidence:
     """Orders by id, SKUs, movements by the reason they were given, and what is left behind.
 
     `told`: the states of orders over HTTP. `in_redis`: the states of orders that Redis still knows.
-    `errors_asked_for`: how often a fail point raised one in the web tier.
+    `errors_asked_for`: how often a fail point raised one in the web tier. `gave_up`: processes that ended by an error.
     """
 
     orders: Mapping[str, OrderRow]
@@ -68,6 +72,7 @@ class Evidence:
     in_redis: Mapping[str, str]
     left: Sequence[str] = field(default_factory=list)
     errors_asked_for: int = 0
+    gave_up: Sequence[str] = field(default_factory=list)
 
 
 def collect(site: Site, told: Mapping[str, str], skus: Sequence[str]) -> Evidence:
@@ -93,6 +98,7 @@ def collect(site: Site, told: Mapping[str, str], skus: Sequence[str]) -> Evidenc
         in_redis=_states(site, list(told)),
         left=left_behind(site),
         errors_asked_for=site.web_log.count("FailPointReached: "),
+        gave_up=_GAVE_UP.findall(site.up_log),
     )
 
 
