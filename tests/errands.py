@@ -38,6 +38,7 @@ def an_app(transport: str | None = OURS, **settings: Any) -> Celery:
         broker_transport=transport,
         broker_transport_options=OPTIONS,
         broker_connection_retry_on_startup=True,
+        broker_channel_error_retry=True,
         task_queues=[Queue(name, Exchange(name), routing_key=name) for name in QUEUES],
         task_default_queue=QUEUES[0],
         task_acks_late=True,

@@ -290,6 +290,24 @@ def test_redis_killed_under_load_forgets_nothing_it_accepted(crew: System, redis
     assert_each_confirmed_once(crew, ids, sku, 500)
 
 
+def test_a_redis_that_takes_no_writes_for_a_while_costs_no_order_and_no_worker(crew: System) -> None:
+    sku = a_sku(stock=500)
+    crew.start("worker", "scheduler")
+    crew.end_of(crew.place((sku, 1)).body["id"])
+    ids = place_many(crew, sku, 20)
+
+    redis_client().config_set("maxmemory", 1)
+    try:
+        refused = crew.place((sku, 1))
+        wait_until(lambda: "OutOfMemoryError" in crew.log("worker"), what="the worker's own look at it")
+    finally:
+        redis_client().config_set("maxmemory", 0)
+
+    assert refused.status == 503
+    assert {crew.end_of(order_id).body["status"] for order_id in ids} == {"confirmed"}
+    assert crew.is_up("worker")
+
+
 def test_garbage_on_the_queue_does_not_stop_the_orders_behind_it(crew: System) -> None:
     sku = a_sku(stock=10)
     from shop import queue

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,9 +167,40 @@ def test_a_warm_shutdown_under_load_gives_back_what_was_not_done(
     assert not any(headers.get("redelivered") for headers in left)
 
 
-@pytest.mark.parametrize("how", ["its connections are closed", "Redis is restarted"])
+@contextmanager
+def redis_restarted(client: "redis.Redis", server: RedisServer, of_worker: list[str]) -> Iterator[None]:
+    server.stop()
+    server.start()
+    yield
+
+
+@contextmanager
+def connections_closed(client: "redis.Redis", server: RedisServer, of_worker: list[str]) -> Iterator[None]:
+    for connection in of_worker:
+        client.client_kill_filter(_id=connection)
+    yield
+
+
+@contextmanager
+def redis_full(client: "redis.Redis", server: RedisServer, of_worker: list[str]) -> Iterator[None]:
+    client.config_set("maxmemory", 1)
+    yield
+    client.config_set("maxmemory", 0)
+
+
+@contextmanager
+def redis_read_only(client: "redis.Redis", server: RedisServer, of_worker: list[str]) -> Iterator[None]:
+    client.replicaof("127.0.0.1", "1")
+    yield
+    client.replicaof("NO", "ONE")
+
+
+@pytest.mark.parametrize("lose", [connections_closed, redis_restarted, redis_full, redis_read_only])
 def test_a_worker_goes_on_after_losing_redis(
-    client: "redis.Redis", tmp_path: Path, redis_server: RedisServer, how: str
+    client: "redis.Redis",
+    tmp_path: Path,
+    redis_server: RedisServer,
+    lose: Callable[..., AbstractContextManager[None]],
 ) -> None:
     errands, diary = send_many(300, "takes a while"), Diary(tmp_path)
     in_haste = {"limits": {"BATCH_MESSAGES": 16}, "broker_transport_options": SOON_OVERDUE}
@@ -177,13 +208,9 @@ def test_a_worker_goes_on_after_losing_redis(
 
     with Worker(tmp_path, **in_haste) as worker:
         wait_until(lambda: diary.page("done"))
-        if how == "Redis is restarted":
-            redis_server.stop()
-            redis_server.start()
-        else:
-            for connection in client.client_list():
-                if connection["id"] not in others:
-                    client.client_kill_filter(_id=connection["id"])
+        of_worker = [each["id"] for each in client.client_list() if each["id"] not in others]
+        with lose(client, redis_server, of_worker):
+            wait_until(lambda: "Connection to broker lost" in worker.log(), what="the loss")
         wait_until(lambda: diary.has("done", errands), what="the end of all errands")
         later = send("later")
         wait_until(lambda: diary.batches(later), what="a batch with the new message")

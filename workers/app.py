@@ -63,6 +63,8 @@ app.conf.update(
     worker_redirect_stdouts=False,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
+    # What a Redis that is full or read-only answers is a channel error to Celery: it would end the worker.
+    broker_channel_error_retry=True,
     broker_connection_timeout=2,
     broker_transport_options={
         "visibility_timeout": VISIBILITY_TIMEOUT_S,
