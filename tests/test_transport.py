@@ -257,7 +257,9 @@ def test_what_a_lost_channel_has_brought_is_ended_without_harm_and_comes_again(
 def test_an_acknowledgement_that_waits_when_the_connection_is_lost_is_dropped(client: "redis.Redis") -> None:
     with an_event_loop() as hub, a_taker(FIRST) as taker:
         put_many(client, 1)
-        wait_until(lambda: not taker.take() and taker.messages, what="the message, and a look that finds nothing")
+        wait_until(
+            lambda: not taker.take() and taker.messages, what="the message, and a look that finds nothing"
+        )
 
         taker.messages[0].ack()
         its_connection_is_lost_and_it_is_closed(taker)
