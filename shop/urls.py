@@ -8,7 +8,8 @@ from django.urls import path
 from django.views.generic import RedirectView
 
 from shop.pages import live as live_page
-from shop.pages import storefront, watching
+from shop.pages import ordering, storefront, watching
+from shop.pages import orders as order_pages
 from shop.web import documentation, live, metrics, operations, orders, products
 
 #: Views that `shop.web.asgi` calls with requests of their own kind (`shop.web.http`), not Django's.
@@ -40,9 +41,9 @@ urlpatterns = [
     path("", storefront.products, name="shop"),
     path("products/<path:sku>", storefront.product, name="product"),
     path("basket", storefront.basket, name="basket"),
-    path("orders", storefront.order_list, name="orders"),
-    path("orders/<uuid:order_id>", storefront.order, name="order"),
-    path("orders/<uuid:order_id>/again", storefront.again, name="again"),
+    path("orders", ordering.collection, name="orders"),
+    path("orders/<uuid:order_id>", order_pages.order, name="order"),
+    path("orders/<uuid:order_id>/again", ordering.again, name="again"),
     *(path(route, view, name=name) for route, (view, name) in _watched.items()),
     path("favicon.ico", RedirectView.as_view(url=static("icon.svg"))),
     path("live", live_page.live),

@@ -19,7 +19,7 @@ from django.http import HttpResponse
 
 from shop.catalogue import Item, store
 from shop.pages.buyer import BASKET_LINES, BasketFull, Buyer
-from shop.pages.storefront import money, stock_words
+from shop.pages.showing import money, stock_words
 from shop.stores import redis_client
 from tests.builders import a_sku, wait_until
 from tests.running import Answer, System, frozen

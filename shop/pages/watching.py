@@ -9,7 +9,9 @@ from django.http import parse_cookie
 from shop import offers, results
 from shop.domain import Status
 from shop.pages.buyer import COOKIE, Buyer
-from shop.pages.storefront import CLIENT, PRODUCTS_ON_A_PAGE, stock_words
+from shop.pages.orders import CLIENT, order_of
+from shop.pages.showing import stock_words
+from shop.pages.storefront import PRODUCTS_ON_A_PAGE
 from shop.waiting_line import line
 from shop.web.http import Answer, Request
 from shop.web.problems import Kind, Problem, require_method
@@ -33,8 +35,8 @@ async def order(request: Request, order_id: uuid.UUID) -> Answer:
     """`/watch/orders/<id>`: the state of the buyer's order; held for a little while it is queued."""
     require_method(request.method, "GET", "HEAD")
     buyer = Buyer.of_cookie(parse_cookie(request.header(b"cookie")).get(COOKIE, ""))
-    state = await results.find(str(order_id), CLIENT) if buyer else None
-    if buyer is None or state is None or state.order.customer != buyer.id:
+    state = await order_of(buyer, str(order_id)) if buyer else None
+    if state is None:
         raise Problem(kind=Kind.NOT_FOUND)
     if state.status is Status.QUEUED:
         state = await results.wait(str(order_id), CLIENT, HELD_S) or state
