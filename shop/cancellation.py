@@ -33,6 +33,12 @@ async def request_cancel(order_id: str, client: str) -> Cancellation:
     return outcome
 
 
+async def is_requested(order_id: str) -> bool:
+    """Whether a wish to cancel the order is recorded and not carried out yet. Raises `StoreUnavailable`."""
+    with store_faults():
+        return await web_redis().zscore(keys.CANCELLATIONS, order_id) is not None
+
+
 async def _request(order_id: str, client: str, status_in_books: str) -> Cancellation:
     message = queue.cancel_message(order_id) if queue.BROKER_IS_LEDGER else ""
     names = [keys.order(order_id), keys.CANCELLATIONS, queue.broker_key()]

@@ -43,6 +43,7 @@ urlpatterns = [
     path("basket", storefront.basket, name="basket"),
     path("orders", ordering.collection, name="orders"),
     path("orders/<uuid:order_id>", order_pages.order, name="order"),
+    path("orders/<uuid:order_id>/cancel", order_pages.cancel, name="cancel"),
     path("orders/<uuid:order_id>/again", ordering.again, name="again"),
     *(path(route, view, name=name) for route, (view, name) in _watched.items()),
     path("favicon.ico", RedirectView.as_view(url=static("icon.svg"))),

@@ -1,6 +1,5 @@
 """The storefront when it can't simply say yes: limits, stores that are away, forms that are not ours, full baskets."""
 
-import http.cookiejar
 import os
 import random
 import re
@@ -23,43 +22,8 @@ from shop.pages.showing import money, stock_words
 from shop.stores import redis_client
 from tests.builders import a_sku, wait_until
 from tests.running import Answer, System, frozen
+from tests.shopper import Shopper
 from workers.embedded import PostgresServer, RedisServer
-
-
-class Shopper:
-    """Somebody with a browser that knows no script: cookies, forms, redirects."""
-
-    def __init__(self, system: System) -> None:
-        self.url = system.url
-        self.cookies = http.cookiejar.CookieJar()
-        self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self.cookies))
-
-    def get(self, path: str) -> Answer:
-        return self._send(urllib.request.Request(self.url + path))
-
-    def post(self, path: str, page: Answer, **fields: str) -> Answer:
-        """Send a form as it stands on a page."""
-        token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.body)
-        key = re.search(r'name="key" value="([^"]+)"', page.body)
-        sent = {
-            "csrfmiddlewaretoken": token.group(1) if token else "",
-            "key": key.group(1) if key else "",
-            **fields,
-        }
-        request = urllib.request.Request(self.url + path, urllib.parse.urlencode(sent).encode())
-        return self._send(request)
-
-    def _send(self, request: urllib.request.Request) -> Answer:
-        try:
-            with self._opener.open(request, timeout=20) as response:
-                return Answer(
-                    status=response.status,
-                    headers={**dict(response.headers), "url": response.url},
-                    body=response.read().decode(),
-                )
-        except urllib.error.HTTPError as error:
-            with error:
-                return Answer(status=error.code, headers=error.headers, body=error.read().decode())
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from django.http import parse_cookie
 from shop import offers, results
 from shop.domain import Status
 from shop.pages.buyer import COOKIE, Buyer
-from shop.pages.orders import CLIENT, order_of
+from shop.pages.orders import CLIENT, is_wish_recorded, order_of, shown_as
 from shop.pages.showing import stock_words
 from shop.pages.storefront import PRODUCTS_ON_A_PAGE
 from shop.waiting_line import line
@@ -32,15 +32,17 @@ async def stock(request: Request) -> Answer:
 
 
 async def order(request: Request, order_id: uuid.UUID) -> Answer:
-    """`/watch/orders/<id>`: the state of the buyer's order; held for a little while it is queued."""
+    """`/watch/orders/<id>`: what the buyer's order is shown as; held for a little while it is queued."""
     require_method(request.method, "GET", "HEAD")
     buyer = Buyer.of_cookie(parse_cookie(request.header(b"cookie")).get(COOKIE, ""))
+    is_wished = await is_wish_recorded(str(order_id))
     state = await order_of(buyer, str(order_id)) if buyer else None
     if state is None:
         raise Problem(kind=Kind.NOT_FOUND)
     if state.status is Status.QUEUED:
         state = await results.wait(str(order_id), CLIENT, HELD_S) or state
-    standing = None
-    if state.status is Status.QUEUED:
+    shown, words = shown_as(state, is_wish_recorded=is_wished), ""
+    if shown == Status.QUEUED:
         standing = await line.standing(str(order_id), state.order.accepted_at_ms)
-    return Answer(_json.encode({"status": state.status, "words": standing.words if standing else ""}))
+        words = standing.words if standing else ""
+    return Answer(_json.encode({"status": shown, "words": words}))

@@ -5,6 +5,7 @@
 const STOCK_EVERY_MS = 3000;
 const ANSWER_WITHIN_MS = 10000;
 const AGAIN_AFTER_MS = 2000;
+const LOOK_AGAIN_MS = 250;
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const online = () => (navigator.onLine ? pause(AGAIN_AFTER_MS) : new Promise((resolve) => addEventListener("online", resolve, { once: true })));
@@ -13,7 +14,23 @@ function announce(text) {
   document.getElementById("announcement").textContent = text;
 }
 
-// --- placing an order: one form, one key, sent until there is an answer ---
+// --- placing or cancelling an order: one form, sent until there is an answer; the server does it once ---
+
+const WORDS = {
+  places: {
+    begun: "Placing your order …",
+    offline: "No connection. Your order is kept and is sent again by itself; it stays one order.",
+    later: (wait_s) => `Many are ordering at the moment. Yours is kept and is sent again in ${wait_s} s; it stays one order.`,
+    paused: (wait_s) => `We take no orders at present. Yours is kept and is sent again in ${wait_s} s; it stays one order.`,
+  },
+  cancels: {
+    begun: "Cancelling your order …",
+    offline: "No connection. Your wish is sent again by itself; do not close this page yet.",
+    later: (wait_s) => `That is not possible at the moment. Your wish is sent again in ${wait_s} s; do not close this page yet.`,
+  },
+};
+// Too many at once, or somebody on the way to the shop, or behind it, is away.
+const ASK_AGAIN = new Set([429, 502, 503, 504]);
 
 function say(form, text) {
   const line = form.querySelector(".progress");
@@ -22,23 +39,22 @@ function say(form, text) {
   announce(text);
 }
 
-async function placed(form, address, fields) {
+async function sent(form, fields, words) {
   for (;;) {
     let answer;
     try {
-      answer = await fetch(address, {
+      answer = await fetch(form.action, {
         method: "POST", body: fields, headers: { Accept: "application/json" }, signal: AbortSignal.timeout(ANSWER_WITHIN_MS),
       });
+      if (answer.ok) return (await answer.json()).href;
     } catch {
-      say(form, "No connection. Your order is kept and is sent again by itself; it stays one order.");
+      say(form, words.offline);
       await online();
       continue;
     }
-    if (answer.ok) return (await answer.json()).href;
-    if (answer.status !== 429 && answer.status !== 503) return null;
-    const { wait_s, is_paused } = await answer.json();
-    const why = is_paused ? "We take no orders at present." : "Many are ordering at the moment.";
-    say(form, `${why} Yours is kept and is sent again in ${wait_s} s; it stays one order.`);
+    if (!ASK_AGAIN.has(answer.status)) return null;
+    const { wait_s = AGAIN_AFTER_MS / 1000, is_paused } = await answer.json().catch(() => ({}));
+    say(form, (is_paused ? words.paused : words.later)(wait_s));
     await pause(wait_s * 1000);
   }
 }
@@ -50,12 +66,13 @@ addEventListener("submit", async (event) => {
     return;
   }
   const button = event.submitter;
-  if (!button || !("places" in button.dataset)) return;
+  const words = button && WORDS[Object.keys(WORDS).find((kind) => kind in button.dataset)];
+  if (!words) return;
   event.preventDefault();
   form.dataset.busy = "yes";
   button.setAttribute("aria-busy", "true");
-  say(form, "Placing your order …");
-  const href = await placed(form, form.action, new URLSearchParams(new FormData(form, button)));
+  say(form, words.begun);
+  const href = await sent(form, new URLSearchParams(new FormData(form, button)), words);
   if (href) location.assign(href);
   else form.submit();
 });
@@ -109,9 +126,9 @@ async function followOrder() {
       await online();
       continue;
     }
-    if (news.status === "queued") {
+    if (news.status === order.dataset.state) {
       if (news.words) document.getElementById("standing").textContent = news.words;
-      await pause(250);
+      await pause(LOOK_AGAIN_MS);
       continue;
     }
     try {
