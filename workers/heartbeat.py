@@ -21,6 +21,8 @@ SEEN = "workers:seen"
 SEEN_S = 86_400
 
 _clients: dict[int, "redis.Redis"] = {}
+#: Names under which this process has said that it stops.
+_stopping: set[str] = set()
 
 
 def _client() -> "redis.Redis":
@@ -42,6 +44,8 @@ def key(name: str) -> str:
 def beat(sender: Any, **_: Any) -> None:
     """Say that the worker is alive. Redis away is not this worker's fault, and shows by the key's absence."""
     heart = getattr(sender, "eventer", sender)
+    if heart.hostname in _stopping:
+        return
     now = time.time()
     try:
         pipe = _client().pipeline(transaction=False)
@@ -51,10 +55,14 @@ def beat(sender: Any, **_: Any) -> None:
         pipe.execute()
     except redis.RedisError:
         return
+    if heart.hostname in _stopping:
+        # The signal to stop came in between, and this beat after the farewell: it would look like the last one of the dead.
+        fall_silent(heart.hostname)
 
 
 def fall_silent(sender: Any, **_: Any) -> None:
-    """Say that the worker takes no more work."""
+    """Say that the worker takes no more work; no beat follows, by which it would be missed."""
+    _stopping.add(str(sender))
     try:
         _client().delete(key(str(sender)))
     except redis.RedisError:
