@@ -18,7 +18,7 @@ import redis
 from django.core.management import call_command
 from django.db import connections
 
-from tests.browser import CHROMIUM
+from tests import programs
 from tests.running import System
 from workers.embedded import PostgresServer, RedisServer
 
@@ -32,6 +32,8 @@ SLOWEST = {
     "test_survival.py",
     "test_transport.py",
 }
+
+collect_ignore_glob = list(programs.uncollected(programs.ALL))
 
 _REDIS: pytest.StashKey[RedisServer] = pytest.StashKey()
 _POSTGRES: pytest.StashKey[PostgresServer] = pytest.StashKey()
@@ -79,10 +81,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was left out."""
-    if CHROMIUM is None:
-        left_out = (
-            "Browser tests were left out: no Chromium on this machine (Debian: apt-get install chromium)."
-        )
+    if left_out := programs.left_out(programs.ALL):
         terminalreporter.write_line(left_out, yellow=True)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, Request, Response, sync_playwright
 
-from tests.browser import CHROMIUM
+from tests.programs import CHROMIUM
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 DESKTOP = {"viewport": {"width": 1280, "height": 900}}
@@ -38,7 +38,7 @@ def browser(folder: Path) -> Iterator[Browser]:
     try:
         with sync_playwright() as playwright:
             started = playwright.chromium.launch(
-                executable_path=CHROMIUM,
+                executable_path=CHROMIUM.installed,
                 args=list(_ARGUMENTS),
                 env={**os.environ, "HOME": str(folder), "TMPDIR": str(folder)},
             )

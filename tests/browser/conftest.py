@@ -5,14 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.browser import CHROMIUM, chromium
+from tests.browser import chromium
 from tests.browser.chromium import DESKTOP, Visitor
 from tests.running import System
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
-
-collect_ignore_glob = [] if CHROMIUM else ["test_*.py"]
 
 Opening = Callable[..., Visitor]
 
