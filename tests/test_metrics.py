@@ -4,14 +4,17 @@ import re
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from shop import keys
 from shop.stores import redis_client
 from tests.builders import a_sku, wait_until
 from tests.running import System, frozen
+from workers import heartbeat
 from workers.embedded import RedisServer
 
 Samples = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -80,6 +83,47 @@ def test_what_has_not_come_yet_is_told_as_none(system: System) -> None:
     assert ("reserva_intake_total", (("outcome", "queue_full"),)) in samples
     failed = (("reason", "too_many_attempts"), ("status", "failed"))
     assert samples["reserva_orders_ended_total", failed] == 0
+    # Else the first one ever would be no growth, and nobody be alarmed.
+    assert samples["reserva_http_requests_total", (("method", "POST"), ("status", "500"))] == 0
+
+
+def test_pages_for_people_are_counted_among_the_requests(system: System) -> None:
+    def pages() -> float:
+        return value(told(system), "reserva_http_requests_total", method="GET", status="404")
+
+    before = pages()
+
+    assert system.get("/products/no-such-product").status == 404
+
+    wait_until(lambda: pages() == before + 1, timeout_s=10)
+
+
+def test_a_worker_that_says_it_stops_beats_no_more(client: "redis.Redis") -> None:
+    heart = SimpleNamespace(hostname=f"worker-{uuid.uuid4().hex}@tests")
+    heartbeat.beat(heart)
+    assert client.exists(heartbeat.key(heart.hostname))
+
+    heartbeat.fall_silent(heart.hostname)
+    heartbeat.beat(heart)
+
+    assert not client.exists(heartbeat.key(heart.hostname))
+
+
+def test_a_worker_told_to_stop_in_the_midst_of_a_heartbeat_beats_no_more(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heart = SimpleNamespace(hostname=f"worker-{uuid.uuid4().hex}@tests")
+    in_truth = heartbeat._client
+
+    def told_to_stop_meanwhile() -> "redis.Redis":
+        monkeypatch.setattr(heartbeat, "_client", in_truth)
+        heartbeat.fall_silent(heart.hostname)
+        return in_truth()
+
+    monkeypatch.setattr(heartbeat, "_client", told_to_stop_meanwhile)
+    heartbeat.beat(heart)
+
+    assert not client.exists(heartbeat.key(heart.hostname))
 
 
 def test_buckets_grow_to_the_count(system: System) -> None:
@@ -129,8 +173,7 @@ def test_what_waits_and_since_when_is_told(system: System) -> None:
     system.stop("worker")
     try:
         placed = system.place((a_sku(), 1)).body["id"]
-        # A worker that is told to stop may send one heartbeat more.
-        wait_until(lambda: value(told(system), "reserva_workers") == 0, timeout_s=20)
+        assert value(told(system), "reserva_workers") == 0
         wait_until(lambda: value(told(system), "reserva_queue_oldest_seconds") > 1, timeout_s=10)
         samples = told(system)
         assert value(samples, "reserva_queue_messages") == value(samples, "reserva_open_orders") == 1

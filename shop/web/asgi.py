@@ -146,12 +146,14 @@ async def pages(scope: Scope, receive: Receive, send: Send) -> None:
     except Problem as problem:
         refusal = problem_answer(problem)
         refusal.headers["X-Request-ID"] = identity
+        metrics.count_request(request.method, refusal.status_code)
         await _send(refusal, send, with_body=True)
         return
 
     async def send_with_id(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [*message["headers"], (b"x-request-id", identity.encode())]
+            metrics.count_request(request.method, message["status"])
         await send(message)
 
     await _django(scope, replayed(body, receive), send_with_id)

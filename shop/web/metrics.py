@@ -37,6 +37,7 @@ _TO_COME: Final = (
         for code in (ReasonCode.INSUFFICIENT_STOCK, ReasonCode.UNKNOWN_SKU)
     ),
     f"{figures.ENDED}{Status.FAILED}:{ReasonCode.TOO_MANY_ATTEMPTS}",
+    *(f"{figures.HTTP}{method}:500" for method in ("GET", "HEAD", "POST")),
 )
 _METHODS = {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
@@ -130,7 +131,11 @@ def _counters(counted: Mapping[str, int]) -> Iterator[Metric]:
     yield _by_label(
         counted,
         figures.HTTP,
-        CounterMetricFamily("reserva_http_requests", "API requests answered.", labels=["method", "status"]),
+        CounterMetricFamily(
+            "reserva_http_requests",
+            "Requests answered, for the API and for pages.",
+            labels=["method", "status"],
+        ),
     )
     for name, text, field in (
         ("reserva_units_sold", "Units in confirmed orders.", figures.UNITS_SOLD),
