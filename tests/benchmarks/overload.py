@@ -35,7 +35,8 @@ class Overload:
     """What was measured under so many times the load that may be served.
 
     `recovery_s`: from the last request of the load until an order sent then was accepted and could be read as ended.
-    `web_cpu_us`: microseconds of CPU of the web processes per request.
+    `web_cpu_us`: microseconds of CPU of the web processes per request. `cores`: processors that all of the system had
+    while the load lasted; the generator had the others.
     """
 
     limit: str
@@ -47,6 +48,7 @@ class Overload:
     refusal_p99_ms: float
     recovery_s: float
     web_cpu_us: float
+    cores: float
 
 
 class Ungated(Reserva):
@@ -99,7 +101,7 @@ def _measure(bench: Bench, system: Reserva, limit: str, times: int, can_serve_pe
     )
     meter = Meter(system.pids)
     found: Followed = run_apart(plan)
-    web_cpu_s = meter.read()["web"]
+    cpu_s = meter.read()
     waiting = system.waiting()
     after, recovery_s = _recovery(system, tag)
     wait_until(lambda: not system.waiting(), within_s=DRAINED_WITHIN_S, what="the end of all orders")
@@ -112,7 +114,8 @@ def _measure(bench: Bench, system: Reserva, limit: str, times: int, can_serve_pe
         refusal_p50_ms=_ms(found.refusals_s, 0.5),
         refusal_p99_ms=_ms(found.refusals_s, 0.99),
         recovery_s=recovery_s,
-        web_cpu_us=web_cpu_s / len(requests) * 1e6,
+        web_cpu_us=cpu_s["web"] / len(requests) * 1e6,
+        cores=sum(cpu_s.values()) / found.seconds,
     )
     bench.found.overload.append(told)
     odd = set(found.statuses) - REFUSALS - {ACCEPTED}

@@ -118,11 +118,13 @@ def _overload(data: Data) -> str:
             *(f"{one[name]:,.1f}" for name in ("refusal_p50_ms", "refusal_p99_ms")),
             f"{one['recovery_s']:.2f}",
             f"{one['web_cpu_us']:.0f}",
+            f"{one['cores']:.2f}",
+            f"{one['served_per_s'] / one['cores']:,.0f}",
         ]
         for one in data["overload"]
     ]
     head = ["limit", "load", "offered/s", "served/s", "refused", "refusal p50 ms", "p99 ms", "recovered in s"]
-    head += ["us of web per request"]
+    head += ["us of web per request", "cores of the system", "served/s per core"]
     return section("Overload", "recovered: a new order was accepted and had ended", head, rows)
 
 
