@@ -7,6 +7,9 @@ import urllib.request
 from html.parser import HTMLParser
 from typing import Any
 
+from django.http import HttpResponse
+
+from shop.pages.buyer import COOKIE, Buyer
 from tests.running import Answer, System
 
 
@@ -33,6 +36,32 @@ class Shopper:
         form = next(form for form in _forms(page) if button in form.buttons)
         address = urllib.parse.urljoin(page.headers["url"], form.buttons[button] or form.action)
         return self._post(address, {**form.fields, **changed})
+
+    def lose(self, page: Answer, button: str, **changed: str) -> None:
+        """`press`, but the answer gets lost on its way: the browser hears of nothing, and keeps no cookie of it."""
+        before = {cookie.name: cookie.value for cookie in self.cookies}
+        self.press(page, button, **changed)
+        for cookie in list(self.cookies):
+            if cookie.name in before:
+                cookie.value = before[cookie.name]
+            else:
+                self.cookies.clear(cookie.domain, cookie.path, cookie.name)
+
+    @property
+    def buyer(self) -> Buyer:
+        """Who this is to the shop."""
+        cookie = next(cookie for cookie in self.cookies if cookie.name == COOKIE)
+        buyer = Buyer.of_cookie(cookie.value or "")
+        assert buyer is not None
+        return buyer
+
+    @buyer.setter
+    def buyer(self, buyer: Buyer) -> None:
+        response = HttpResponse()
+        buyer.keep(response)
+        next(cookie for cookie in self.cookies if cookie.name == COOKIE).value = response.cookies[
+            COOKIE
+        ].value
 
     def script(self) -> None:
         """From now on, ask as the storefront's script does."""

@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from django.core import signing
 from django.db import connections
 from django.http import HttpResponse
 
@@ -214,7 +215,8 @@ def test_a_full_basket_leaves_room_for_the_last_order_at_least() -> None:
             buyer.put("".join(chr(random.randint(0x4E00, 0x9FA5)) for _ in range(64)), 1)
     response = HttpResponse()
 
-    for _ in range(10):
+    for _ in range(60):
+        buyer.tapped(buyer.next_tap(uuid.uuid4().hex))
         buyer.ordered(str(uuid.uuid4()))
     buyer.keep(response)
 
@@ -222,6 +224,24 @@ def test_a_full_basket_leaves_room_for_the_last_order_at_least() -> None:
     assert len(kept) < 4000
     assert Buyer.of_cookie(kept) == buyer
     assert buyer.orders
+
+
+def test_a_cookie_of_the_release_before_keeps_its_buyer() -> None:
+    before = signing.dumps(["buyer-1", {"X": 2}, "key", ["order"]], salt="shop.pages.buyer", compress=True)
+
+    assert Buyer.of_cookie(before) == Buyer(id="buyer-1", basket={"X": 2}, key="key", orders=["order"])
+
+
+def test_numbers_of_taps_are_never_used_twice_however_many_products_are_bought() -> None:
+    buyer, used = Buyer.new(), set()
+
+    for at in range(500):
+        tap = buyer.next_tap(f"S{at % 60 if at % 3 else at}")
+        assert tap.key not in used
+        used.add(tap.key)
+        buyer.tapped(tap)
+
+    assert len(buyer.taps) == 50
 
 
 def test_money_and_stock_are_told_as_people_read_them() -> None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from shop.pages.buyer import Buyer, new_key
 from shop.web import bodies
 from shop.web.asgi import application  # noqa: F401 - what granian serves
 from shop.web.gate import Gate
@@ -42,12 +43,34 @@ def _without_a_gate() -> None:
     Gate.MOST = Gate.FEW = 10**9
 
 
+def _with_one_key_for_all_orders_of_a_buyer() -> None:
+    ordered = Buyer.ordered
+
+    def all_keys_move_on(buyer: Buyer, order_id: str) -> None:
+        buyer.key, buyer.taps, buyer.first_tap = new_key(), {}, buyer.first_tap + 1
+        ordered(buyer, order_id)
+
+    Buyer.ordered = all_keys_move_on  # type: ignore[method-assign]
+
+
+def _with_orders_from_pages_of_the_past() -> None:
+    Buyer.is_past = lambda _buyer, _tap: False  # type: ignore[method-assign]
+
+
+def _with_both() -> None:
+    _with_one_key_for_all_orders_of_a_buyer()
+    _with_orders_from_pages_of_the_past()
+
+
 GUARDS: Mapping[str, Callable[[], None]] = {
     "all but a hundred places of the gate": _with_a_gate_of_a_hundred,
     "gate": _without_a_gate,
     "time": _without_time_limit,
     "size": _without_size_limit,
     "parts": _without_parts_limit,
+    "own keys": _with_one_key_for_all_orders_of_a_buyer,
+    "the past": _with_orders_from_pages_of_the_past,
+    "own keys and the past": _with_both,
     "framing": _without_an_answer_to_what_breaks_off,
 }
 GUARDS[os.environ["UNGUARDED"]]()

@@ -4,15 +4,23 @@ They take the way of all orders (`shop.intake`) as those of one client, the stor
 customer, and is shown to nobody else.
 
 # Note [Keys of buyers]
-A key names one intended order, and lives in the buyer's cookie until the answer to an order has arrived. Every form carries
-it, so whatever repeats a form (a second tap, a reload, the way back, a lost answer) repeats the order under its key, and
-meets the order that exists. A one-tap key is the buyer's key and the SKU, so that forms of several windows do not meet.
+A key names one intended order, and stays the same until the answer to that order has arrived. What repeats an order (a
+second tap, a reload, the way back, another window, a lost answer) repeats it under its key, and meets the order that exists.
+
+Each kind of order has keys of its own, kept in the buyer's cookie, so that no other order's answer has them move on. The
+basket has one, which changes when the answer to its order arrives. A product at one tap has a number, which counts up then.
+What is left of a rejected order has the rejected one's id. Forms carry key or number: one of the past can only mean the
+order that it has placed, and orders nothing.
+
+The cookie has room for the numbers of fifty products. The one that was bought longest ago is forgotten, and products
+without a number go on from its, so that none is used twice. Only when that raises their number, which is at most once in
+fifty products, is a lost answer from before forgotten.
 """
 
 import asyncio
-import hashlib
 import time
 import uuid
+from typing import Final
 
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
@@ -23,13 +31,15 @@ from shop import intake
 from shop.domain import Line, Status, is_sku
 from shop.intake import Accepted, Intake, IntakePaused, QueueFull, RateLimited, Replayed, Reused
 from shop.pages.answers import later, lead_to, may_be_away
-from shop.pages.buyer import BasketFull, Buyer, is_key
+from shop.pages.buyer import BasketFull, Buyer, Tap, is_key
 from shop.pages.orders import CLIENT, order_of, orders, what_is_left
 from shop.pages.storefront import NO_QUANTITY, whole
 from shop.stores import StoreUnavailable
 from shop.web import metrics
 from shop.web.orders import PATIENCE_S, gate
 from shop.web.problems import Kind, Problem
+
+_PLACED_ALREADY: Final = "This is the order that you have placed. Nothing was ordered twice."
 
 
 async def collection(request: HttpRequest) -> HttpResponseBase:
@@ -40,35 +50,43 @@ async def collection(request: HttpRequest) -> HttpResponseBase:
 @require_POST
 @may_be_away
 async def place(request: HttpRequest) -> HttpResponseBase:
-    """`POST /orders`: order one product (`sku`, `quantity`), or else the basket, under the form's `key`."""
+    """`POST /orders`: order one product (`sku`, `quantity`, `tap`), or else the basket, under the form's `key`."""
     buyer = Buyer.of(request)
-    key, sku = request.POST.get("key", ""), request.POST.get("sku")
+    sku, key = request.POST.get("sku"), request.POST.get("key", "")
     if sku is not None:
-        units = whole(request.POST.get("quantity", "1"))
-        if not is_key(key) or not is_sku(sku) or units is None:
-            messages.warning(request, NO_QUANTITY)
-            return lead_to(request, reverse("product", args=[sku]) if is_sku(sku) else reverse("shop"))
-        return await _order(request, buyer, one_tap_key(key, sku), [Line(sku, units)])
+        return await _buy_now(request, buyer, sku)
     if key == buyer.key and buyer.basket:
         return await _order(request, buyer, key, buyer.lines)
-    return await _old_form(request, buyer, key)
+    return await _of_the_past(request, buyer, key if is_key(key) else None, reverse("basket"))
 
 
-def one_tap_key(key: str, sku: str) -> str:
-    """The key of ordering one product at once (Note [Keys of buyers])."""
-    return f"{key}.{hashlib.blake2b(sku.encode(), digest_size=8).hexdigest()}"
+async def _buy_now(request: HttpRequest, buyer: Buyer, sku: str) -> HttpResponseBase:
+    units = whole(request.POST.get("quantity", "1"))
+    number = whole(request.POST.get("tap", ""), least=0)
+    back = reverse("product", args=[sku]) if is_sku(sku) else reverse("shop")
+    if units is None or not is_sku(sku):
+        messages.warning(request, NO_QUANTITY)
+        return lead_to(request, back)
+    if number is None:
+        return await _of_the_past(request, buyer, None, back)
+    tap = Tap(sku, number)
+    if buyer.is_past(tap):
+        return await _of_the_past(request, buyer, tap.key, back)
+    return await _order(request, buyer, tap.key, [Line(sku, units)], tap)
 
 
-async def _old_form(request: HttpRequest, buyer: Buyer, key: str) -> HttpResponseBase:
-    """A basket's form that was sent before, or is from before the basket changed."""
-    order_id = intake.derived_id("order", CLIENT, _full_key(buyer, key))
-    if is_key(key) and await order_of(buyer, order_id) is not None:
-        messages.info(request, "This is the order that you have placed. Nothing was ordered twice.")
-        return lead_to(request, reverse("order", args=[order_id]))
+async def _of_the_past(request: HttpRequest, buyer: Buyer, key: str | None, back: str) -> HttpResponseBase:
+    """A form that was sent before, or is of a page too old to order by: to the order of its key, or else `back`."""
+    if key:
+        order_id = intake.derived_id("order", CLIENT, _full_key(buyer, key))
+        if await order_of(buyer, order_id) is not None:
+            messages.info(request, _PLACED_ALREADY)
+            return _to_order(request, buyer, order_id)
     messages.warning(
-        request, "The basket has changed since that page was loaded. Please look at it once more."
+        request,
+        "Something has changed since that page was loaded. Nothing was ordered; please look once more.",
     )
-    return lead_to(request, reverse("basket"))
+    return lead_to(request, back)
 
 
 @require_POST
@@ -97,7 +115,9 @@ async def again(request: HttpRequest, order_id: uuid.UUID) -> HttpResponseBase:
     return response
 
 
-async def _order(request: HttpRequest, buyer: Buyer, key: str, lines: list[Line]) -> HttpResponseBase:
+async def _order(
+    request: HttpRequest, buyer: Buyer, key: str, lines: list[Line], tap: Tap | None = None
+) -> HttpResponseBase:
     """Have an order taken in, and lead to it."""
     now = asyncio.get_running_loop().time()
     order = intake.new_order(
@@ -116,10 +136,12 @@ async def _order(request: HttpRequest, buyer: Buyer, key: str, lines: list[Line]
     except (StoreUnavailable, TimeoutError):
         metrics.count_refusal("unavailable")
         return _busy(request, buyer, Kind.UNAVAILABLE)
-    return _taken_in(request, buyer, key, answer)
+    return _taken_in(request, buyer, key, answer, tap)
 
 
-def _taken_in(request: HttpRequest, buyer: Buyer, key: str, answer: Intake) -> HttpResponseBase:
+def _taken_in(
+    request: HttpRequest, buyer: Buyer, key: str, answer: Intake, tap: Tap | None
+) -> HttpResponseBase:
     match answer:
         case RateLimited(wait_ms):
             return _busy(request, buyer, Kind.RATE_LIMITED, wait_s=-(-wait_ms // 1000))
@@ -134,13 +156,19 @@ def _taken_in(request: HttpRequest, buyer: Buyer, key: str, answer: Intake) -> H
                 "This order was placed before you changed it. It is as it was; your changes are not in it.",
             )
         case Replayed(order_id):
-            if not key.startswith(buyer.key):
-                messages.info(request, "This is the order that you have placed. Nothing was ordered twice.")
+            messages.info(request, _PLACED_ALREADY)
         case Accepted(order_id):
             pass
+    if tap:
+        buyer.tapped(tap)
+    elif key == buyer.key:
+        # A basket that was changed after its order was placed stays, for another order.
+        buyer.basket_ordered(as_it_is=not isinstance(answer, Reused))
+    return _to_order(request, buyer, order_id)
+
+
+def _to_order(request: HttpRequest, buyer: Buyer, order_id: str) -> HttpResponse:
     buyer.ordered(order_id)
-    # A basket that was changed after its order was placed stays, for another order.
-    buyer.leave(with_empty_basket=key == buyer.key and not isinstance(answer, Reused))
     response = lead_to(request, reverse("order", args=[order_id]))
     buyer.keep(response)
     return response

@@ -36,13 +36,14 @@ def money(amount: Decimal) -> str:
 class Shown:
     """A product or a line as templates show it. Without `offer` the product is unknown or can't be told now.
 
-    `left`: of a line that was short, the units that there were.
+    `left`: of a line that was short, the units that there were. `tap`: number of the product's next order at one tap.
     """
 
     sku: str
     units: int = 1
     offer: Offer | None = None
     left: int | None = None
+    tap: int = 0
 
     @property
     def name(self) -> str:

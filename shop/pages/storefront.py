@@ -10,6 +10,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from shop import offers
 from shop.domain import QUANTITY_MAX, is_sku
+from shop.offers import Offer
 from shop.pages.answers import lead_to, may_be_away, page
 from shop.pages.buyer import BASKET_LINES, BasketFull, Buyer
 from shop.pages.showing import Shown, total_of, with_offers
@@ -25,13 +26,14 @@ async def products(request: HttpRequest) -> HttpResponseBase:
     search = request.GET.get("q", "").replace("\0", "").strip()[:_SEARCH_MAX_LENGTH]
     after = request.GET.get("after", "").replace("\0", "")
     found = await offers.listed(search=search, after=after, limit=PRODUCTS_ON_A_PAGE + 1)
-    shown = [Shown(sku=offer.sku, offer=offer) for offer in found[:PRODUCTS_ON_A_PAGE]]
+    buyer = Buyer.of(request)
+    shown = [_to_be_bought(offer, buyer) for offer in found[:PRODUCTS_ON_A_PAGE]]
     following = ""
     if len(found) > PRODUCTS_ON_A_PAGE:
         following = "?" + urlencode({**({"q": search} if search else {}), "after": shown[-1].sku})
     return page(
         request,
-        Buyer.of(request),
+        buyer,
         "products",
         products=shown,
         search=search,
@@ -47,7 +49,12 @@ async def product(request: HttpRequest, sku: str) -> HttpResponseBase:
     offer = await offers.find(sku) if is_sku(sku) else None
     if offer is None:
         raise Http404
-    return page(request, Buyer.of(request), "product", product=Shown(sku=sku, offer=offer))
+    buyer = Buyer.of(request)
+    return page(request, buyer, "product", product=_to_be_bought(offer, buyer))
+
+
+def _to_be_bought(offer: Offer, buyer: Buyer) -> Shown:
+    return Shown(sku=offer.sku, offer=offer, tap=buyer.next_tap(offer.sku).number)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
