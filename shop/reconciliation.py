@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from django.db import connection
+from django.db import connection, transaction
 
 from shop import keys, stock
 from shop.stores import TextRedis, rows, sql, store_faults
@@ -243,15 +243,11 @@ def _oversold() -> list[Difference]:
 
 def _ledger_differences() -> list[Difference]:
     """Products whose counters are not the sum of their movements, or not that of their confirmed orders' lines."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SET LOCAL statement_timeout = 0" if connection.in_atomic_block else "SET statement_timeout = 0"
-        )
-        try:
-            cursor.execute(sql("ledger_differences"))
-            found: list[tuple[Any, ...]] = cursor.fetchall()
-        finally:
-            cursor.execute("SET statement_timeout = 3000")
+    # For this transaction alone: behind a PgBouncer the session is anybody's.
+    with transaction.atomic(durable=True), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL statement_timeout = 0")
+        cursor.execute(sql("ledger_differences"))
+        found: list[tuple[Any, ...]] = cursor.fetchall()
     return [
         Difference(
             what=f"{sku}: on sale {on_sale} (movements say {moved}), confirmed {confirmed} (orders say {ordered})",

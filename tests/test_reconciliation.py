@@ -5,6 +5,7 @@ import threading
 import pytest
 import redis
 from django.core.management import call_command
+from django.db import connection
 
 from shop import keys, reconciliation, stock
 from shop.fulfilment import fulfil
@@ -35,6 +36,19 @@ def test_a_counter_edited_by_hand_is_told_and_never_mended_by_itself(client: "re
     (difference,) = about(report, sku)
     assert (difference.cause, difference.mended, report.clean) == ("", False, False)
     assert free_in_redis(client, sku) == 12
+
+
+def test_the_session_s_own_time_out_is_as_it_was_after_a_reconcile(client: "redis.Redis") -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = 1234")
+        try:
+            reconciliation.reconcile(client, ledger=True)
+            cursor.execute("SHOW statement_timeout")
+            found = cursor.fetchone()
+        finally:
+            cursor.execute("SET statement_timeout = 3000")
+
+    assert found == ("1234ms",)
 
 
 def test_an_operator_can_have_a_sku_loaded_afresh(client: "redis.Redis") -> None:
