@@ -57,7 +57,7 @@ format: $(INSTALLED)  ## Put the code into its one format
 
 lock:  ## Resolve pyproject.toml anew (needs uv: UV=/path/to/uv)
 	$(COMPILE) --output-file requirements.lock pyproject.toml
-	$(COMPILE) --extra embedded --extra test --extra plots --extra sentry --constraint requirements.lock \
+	$(COMPILE) --extra embedded --extra test --extra plots --extra sentry --extra otel --constraint requirements.lock \
 		--output-file requirements-dev.lock pyproject.toml
 
 audit: $(INSTALLED)  ## Ask a public list of vulnerabilities about every locked package (needs the internet)

@@ -14,12 +14,13 @@ class ShopConfig(AppConfig):
 
     def ready(self) -> None:
         """In every process, as soon as it can log."""
-        from shop import fail_points  # noqa: PLC0415 - logs are set up by now
+        from shop import fail_points, tracing  # noqa: PLC0415 - logs are set up by now
 
         if settings.SENTRY_DSN:
             from shop import error_reports  # noqa: PLC0415 - an extra that few install
 
             error_reports.start(settings.SENTRY_DSN)
+        tracing.warn_if_missing()
         fail_points.warn_if_armed()
         checks.register(fail_points.check_unarmed, checks.Tags.security, deploy=True)
 

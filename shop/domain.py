@@ -84,7 +84,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     `id`: UUID text derived from client and idempotency key. `lines`: each SKU once, repeated ones summed, in
     the order the client first named them. `fingerprint`: hex digest of what the order means.
-    `accepted_at_ms`: Unix time.
+    `accepted_at_ms`: Unix time. `trace`: that of the request which placed it, where it is traced (`traceparent`, W3C Trace
+    Context).
     """
 
     id: str
@@ -94,6 +95,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     accepted_at_ms: int
     customer: str | None = None
     reference: str | None = None
+    trace: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def skus(self) -> list[str]:

@@ -8,7 +8,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from shop import books, figures, keys, scripts, stock
 from shop.books import Decision, Recorded, Refused
 from shop.domain import LineShortage, Order, Reason, ReasonCode, Status
 from shop.stores import StoreUnavailable, TextRedis, store_faults
+from shop.tracing import tracing
 from workers.fail_points import reach
 
 log = structlog.get_logger()
@@ -71,8 +72,10 @@ def fulfil(orders: Sequence[Order], *, client: TextRedis, rules: Rules | None = 
     while waiting:
         batch = _Batch()
         try:
-            _reserve(list(waiting.values()), batch, client, rules)
-            outcomes |= batch.ended | _conclude(batch, client)
+            with tracing.batch(list(waiting.values()), untold=Paused):
+                with tracing.step("reserve"):
+                    _reserve(list(waiting.values()), batch, client, rules)
+                outcomes |= batch.ended | _conclude(batch, client)
         except (StoreUnavailable, Paused):
             # A store that is away is no fault of the orders: it costs them no attempt, and nobody waits for their locks.
             _release(batch, client)
@@ -200,12 +203,25 @@ def _restore(order: Order, client: TextRedis, rules: Rules) -> None:
 
 
 def _conclude(batch: _Batch, client: TextRedis) -> dict[str, Outcome]:
-    recorded = _record(batch.decisions, client)
+    with tracing.step("decide"):
+        recorded = _record(batch.decisions, client)
     skus = {decision.order.id: decision.order.skus for decision in batch.decisions}
     reach("worker.before_settle")
-    outcomes = _settle(recorded, skus, batch.locks, client)
+    with tracing.step("settle"):
+        outcomes = _settle(recorded, skus, batch.locks, client)
     reach("worker.after_settle")
+    tracing.ended(_ends(batch.decisions, recorded, outcomes))
     return outcomes
+
+
+def _ends(
+    decisions: list[Decision], recorded: Mapping[str, Recorded], outcomes: Mapping[str, Outcome]
+) -> Iterator[tuple[Order, Status, Reason | None]]:
+    """Orders that have ended, each with its status and the reason for it."""
+    for decision in decisions:
+        booked, outcome = recorded[decision.order.id], outcomes[decision.order.id]
+        if isinstance(outcome, Status) and outcome is not Status.QUEUED:
+            yield decision.order, outcome, booked.reason if booked.status is outcome else None
 
 
 def _record(decisions: list[Decision], client: TextRedis) -> dict[str, Recorded]:

@@ -16,6 +16,7 @@ from shop import figures, keys, queue, scripts
 from shop.domain import Line, Order, summed
 from shop.round_trips import RoundTrips
 from shop.stores import RedisLine, StoreUnavailable, order_database, store_faults, uuid_array
+from shop.tracing import tracing
 from workers.fail_points import reach
 
 log = structlog.get_logger()
@@ -119,10 +120,11 @@ def new_order(
 async def accept(order: Order, key: str, deadline: float) -> Intake:
     """Accept an order under its idempotency key. Raises `StoreUnavailable` when that can't be known by the deadline."""
     try:
-        answer = await _intake.ask((order, key), deadline)
+        answer = await _intake.ask((tracing.attached(order), key), deadline)
     except Exception:
         structlog.contextvars.bind_contextvars(order=order.id)  # for whoever logs it
         raise
+    tracing.taken_in(answer.word, getattr(answer, "id", ""))
     if settings.LOG_ORDERS:
         log.info("order taken in", order=order.id, client=order.client, answer=type(answer).__name__)
     return answer

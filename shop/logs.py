@@ -4,8 +4,11 @@ import logging
 
 import structlog
 
+from shop.tracing import tracing
+
 _SHARED: list[structlog.types.Processor] = [
     structlog.contextvars.merge_contextvars,
+    *tracing.log_processors,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -195,6 +195,8 @@ LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
 LOG_ORDERS = env.bool("LOG_ORDERS", default=False)
 #: Where errors are reported to, beside the logs; '' for nowhere.
 SENTRY_DSN = env.str("SENTRY_DSN", default="")
+#: Where traces of orders go, '' for nowhere. The SDK of OpenTelemetry reads it too, and its other variables by itself.
+OTEL_EXPORTER_OTLP_ENDPOINT = env.str("OTEL_EXPORTER_OTLP_ENDPOINT", default="")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -23,6 +23,7 @@ from shop.domain import Order, Status
 from shop.fulfilment import Busy, Paused, Rules, cancel, forgive, fulfil
 from shop.pauses import Part
 from shop.stores import StoreUnavailable, redis_client
+from shop.tracing import tracing
 from workers.app import app
 from workers.batching import Outcome, TryLater, Unhandled
 from workers.fail_points import reach
@@ -38,8 +39,9 @@ PAUSE_PATIENCE_S = 1.0
 
 @worker_process_shutdown.connect
 def tell_figures(**_: Any) -> None:
-    """Have what this process counted last told before it ends."""
+    """Have what this process counted last told before it ends, and what it traced."""
     figures.tally.tell()
+    tracing.close()
 
 
 class OrderFailed(Exception):
@@ -80,15 +82,16 @@ def fulfil_orders(bodies: Sequence[bytes]) -> list[Outcome]:
             forgive([order.id for order in sound], client=redis_client())
         raise
     if settings.LOG_ORDERS:
-        for order_id, outcome in outcomes.items():
-            _tell_end(order_id, outcome)
+        for order in sound:
+            _tell_end(order, outcomes[order.id])
     return [_answer(outcomes[order.id]) if order else Unhandled.ALONE for order in orders]
 
 
-def _tell_end(order_id: str, outcome: Status | Busy) -> None:
+def _tell_end(order: Order, outcome: Status | Busy) -> None:
     """One line for an order that ended; a busy one goes on, and a failed one is told of by `OrderFailed`."""
     if isinstance(outcome, Status) and outcome is not Status.FAILED:
-        log.info("order ended", order=order_id, task=order_id, status=outcome.value)
+        trace = {"trace_id": order.trace.split("-")[1]} if order.trace else {}
+        log.info("order ended", order=order.id, task=order.id, status=outcome.value, **trace)
 
 
 def _order_in(body: bytes) -> Order | None:
@@ -139,7 +142,7 @@ def fulfil_order(self: "Task[Any, Any]", document: dict[str, Any]) -> str:
     finally:
         clear_contextvars()
     if settings.LOG_ORDERS:
-        _tell_end(order.id, outcome)
+        _tell_end(order, outcome)
     if isinstance(outcome, Busy):
         raise again(self, TimeoutError(f"{outcome.sku} stays locked"))
     if outcome is Status.FAILED:

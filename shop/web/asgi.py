@@ -24,6 +24,7 @@ from django.urls import Resolver404, ResolverMatch, get_resolver  # noqa: E402
 
 from shop import figures, intake, queue, results, storage_check  # noqa: E402
 from shop.stores import StoreUnavailable, order_database, web_database, web_redis  # noqa: E402
+from shop.tracing import tracing  # noqa: E402
 from shop.web import metrics  # noqa: E402
 from shop.web.bodies import Receive, replayed, whole_body  # noqa: E402
 from shop.web.draining import draining  # noqa: E402
@@ -123,6 +124,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             await order_database.close()
             await web_redis().aclose()
             await asyncio.to_thread(figures.tally.tell)
+            await asyncio.to_thread(tracing.close)
             await send({"type": "lifespan.shutdown.complete"})
             return
 
@@ -159,6 +161,7 @@ async def pages(scope: Scope, receive: Receive, send: Send) -> None:
     await _django(scope, replayed(body, receive), send_with_id)
 
 
+@tracing.served
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """The ASGI application that granian serves."""
     if scope["type"] == "lifespan":
