@@ -23,6 +23,7 @@ from tests.builders import a_sku, an_order, wait_until
 from tests.failing import FailPoints, on_sale
 from tests.otlp import Collector, Told, a_collector
 from tests.running import Answer, System
+from tests.shopper import Shopper
 from workers.ports import free_port
 
 
@@ -167,6 +168,19 @@ def test_a_trace_tells_why_an_order_was_rejected(
     assert end.attributes["reserva.order.status"] == "rejected"
     assert end.attributes["reserva.order.reason"] == reason
     assert not end.is_error
+
+
+def test_an_order_from_the_storefront_is_traced_from_its_form_on(listening: tuple[System, Collector]) -> None:
+    system, collector = listening
+    shopper, sku = Shopper(system), on_sale(1)
+    basket = shopper.post("/basket", shopper.get("/"), sku=sku, quantity="1")
+
+    order = uuid.UUID(shopper.post("/orders", basket).headers["url"].rpartition("/")[2])
+
+    wait_until(lambda: collector.of_order(str(order)))
+    trace = the(collector.of_order(str(order))).trace
+    wait_until(lambda: collector.named("POST /orders", trace))
+    assert the(collector.named("POST /orders", trace)).attributes["reserva.intake"] == "accepted"
 
 
 def test_what_was_refused_or_asked_again_is_told_of_by_its_request_alone(

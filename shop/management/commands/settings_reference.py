@@ -28,6 +28,8 @@ _READERS: Final = (
     (r'environ\.get\("(\w+)"\) or "(\w+)"', "shop/management/system.py", "str"),
     (r'environ\.get\("(\w+)"\) or "(\w+)"', "workers/flower.py", "bool"),
     (r"(?<!\$)\$\{(\w+):-([^}$]*)\}", "compose.yaml", "str"),
+    # Read by the SDK of OpenTelemetry.
+    (r"\n    (OTEL_\w+):()", "compose.yaml", "str"),
 )
 
 
