@@ -1,15 +1,21 @@
-"""A place that spans are sent to, and what it makes of them."""
+"""A place that spans are sent to, and what it makes of them; and orders whose clients are traced themselves."""
 
 import gzip
+import secrets
 import threading
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+from shop.stores import redis_client
+from tests.running import Answer, System
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,3 +121,31 @@ def a_collector() -> Iterator[Collector]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def a_system(folder: Path, collector: Collector, **env: str) -> Iterator[System]:
+    """A system that tells the collector of its orders. It is not started."""
+    redis_client().flushdb()
+    with System(folder, {**collector.env, **env}) as system:
+        yield system
+
+
+def a_client_s_trace(*, is_sampled: bool = True) -> tuple[str, str, str]:
+    """The trace and the span of a client that is about to order, and the header that tells of them."""
+    trace, span = secrets.token_hex(16), secrets.token_hex(8)
+    return trace, span, f"00-{trace}-{span}-{'01' if is_sampled else '00'}"
+
+
+def placed(system: System, sku: str, units: int = 1, traceparent: str = "", key: str = "") -> Answer:
+    """An order of a client that is traced itself, if it says so."""
+    headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+    if traceparent:
+        headers["traceparent"] = traceparent
+    return system.send("POST", "/api/v1/orders", {"items": [{"sku": sku, "quantity": units}]}, headers)
+
+
+def the(spans: Sequence[Told]) -> Told:
+    """The only one of them."""
+    (span,) = spans
+    return span
