@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import redis
+from kombu import Consumer, Exchange, Queue
 from kombu.asynchronous import Hub, get_event_loop, set_event_loop
 from redis.commands.core import Script
 
@@ -266,6 +267,30 @@ def test_an_acknowledgement_that_waits_when_the_connection_is_lost_is_dropped(cl
         next(hub.loop)
 
         assert client.hlen("unacked") == 1
+
+
+@pytest.mark.parametrize("refuse", [redis_full, redis_read_only])
+def test_a_connection_closed_while_redis_refuses_leaves_nothing_open(
+    client: "redis.Redis", redis_server: RedisServer, refuse: Callable[..., AbstractContextManager[None]]
+) -> None:
+    others = {each["id"] for each in client.client_list()}
+    put_many(client, 3)
+
+    with an_event_loop(), a_taker(FIRST) as taker:
+        for number in range(3):
+            # As a worker has for remote control: it goes with its channel.
+            orders = Queue(
+                f"orders to {number}", Exchange("all workers", "fanout"), no_declare=True, auto_delete=True
+            )
+            Consumer(taker.connection.channel(), [orders], auto_declare=True).consume()
+        wait_until(lambda: len(taker.take_all()) == 3, what="the messages")
+        with refuse(client, redis_server, []):
+            taker.connection.collect()
+            taker.connection.close()
+
+            wait_until(lambda: {each["id"] for each in client.client_list()} <= others, timeout_s=5)
+
+    assert client.hlen("unacked") == 3
 
 
 # --- fetching ------------------------------------------------------------------------------------

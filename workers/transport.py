@@ -127,12 +127,16 @@ class QoS(kombu_redis.QoS):
     def restore_unacked(self, client: Any = None) -> None:
         """At shutdown: return what was fetched and not worked on.
 
-        A channel that was lost can return nothing; its messages come again after the visibility timeout.
+        A channel that was lost can return nothing, nor can one of a Redis that is full; its messages come again after the
+        visibility timeout.
         """
-        self.flush()
-        self._flush()
-        if self._delivered:
-            self.put_back(list(self._delivered))
+        try:
+            self.flush()
+            self._flush()
+            if self._delivered:
+                self.put_back(list(self._delivered))
+        except redis.RedisError as error:
+            log.warning("messages were not returned, and come again after a while: %s", error)
         self._delivered.clear()
 
 
@@ -182,6 +186,23 @@ class Channel(kombu_redis.Channel):
     def put_back(self, delivery_tags: Sequence[str]) -> None:
         """Return fetched messages to their queues, first in line."""
         self.qos.put_back(delivery_tags)
+
+    def close(self) -> None:
+        """Close it and all its sockets, whatever Redis says to what is to be done last.
+
+        kombu leaves it half closed then: its sockets stay open, and it is kept for ever. A worker of a Redis that was full
+        opened a dozen each second, until it had no file or Redis no connection left.
+        """
+        try:
+            super().close()
+        except (OSError, redis.RedisError) as error:
+            log.info("a channel was closed without a farewell: %s", error)
+            self.connection.cycle.discard(self)
+            self._close_clients()
+            virtual.Channel.close(self)
+        finally:
+            # Closing may have opened one more, to return messages.
+            self._disconnect_pools()
 
     def _receive(self) -> bool:
         """Read from the pub/sub socket, and never wait for it.
