@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -132,8 +133,11 @@ class RedisLine:
             self._connection = None
 
 
-#: Replies by which Redis says "not now" rather than "you are wrong".
-_NOT_NOW = ("OOM", "LOADING", "MISCONF", "READONLY", "BUSY", "MASTERDOWN", "NOREPLICAS", "EXECABORT")
+#: Replies by which Redis says "not now" rather than "you are wrong". Redis up to 6.2 puts a script's line before what a
+#: command in it was answered, and redis-py a pipeline's command before what that was answered.
+_NOT_NOW = re.compile(
+    r"(?:^|: -|caused error: )(?:OOM|LOADING|MISCONF|READONLY|BUSY|MASTERDOWN|NOREPLICAS|EXECABORT)\b"
+)
 
 
 def redis_is_away(error: RedisError) -> bool:
@@ -143,8 +147,7 @@ def redis_is_away(error: RedisError) -> bool:
         return True
     if isinstance(error, ResponseError):
         # redis-py takes the word off the text of an error that it has a class for.
-        word = str(getattr(error, "status_code", None) or error)
-        return word.startswith(_NOT_NOW) or "OOM command not allowed" in str(error)
+        return any(map(_NOT_NOW.search, (str(getattr(error, "status_code", "")), str(error))))
     return True
 
 
