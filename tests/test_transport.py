@@ -19,6 +19,7 @@ from tests.builders import wait_until
 from tests.crews import Worker
 from tests.errands import OURS, SOON_OVERDUE, STOCK, Diary, an_app, send, send_many
 from tests.messages import BROKEN, FIRST, REFUSED, SECOND, Taker, a_message, a_taker, ids_of, put, put_many
+from tests.running import frozen
 from workers import transport
 from workers.embedded import RedisServer
 
@@ -352,11 +353,22 @@ def test_messages_of_a_queue_that_is_given_up_meanwhile_are_not_lost(client: "re
 # --- acknowledging and putting back --------------------------------------------------------------
 
 
-def test_acknowledgements_are_sent_together_and_all_arrive(client: "redis.Redis", tmp_path: Path) -> None:
-    errands = send_many(400)
-    client.config_resetstat()
+@pytest.mark.parametrize("before", ["at first", "after a lost connection"])
+def test_acknowledgements_are_sent_together_and_all_arrive(
+    client: "redis.Redis", tmp_path: Path, before: str
+) -> None:
+    others = {each["id"] for each in client.client_list()}
 
-    with Worker(tmp_path):
+    with Worker(tmp_path) as worker:
+        if before == "after a lost connection":
+            for each in client.client_list():
+                if each["id"] not in others:
+                    client.client_kill_filter(_id=each["id"])
+            wait_until(lambda: "Connection to broker lost" in worker.log(), what="the loss")
+            wait_until(lambda: Diary(tmp_path).has("done", [send("first")]), what="the next connection")
+        with frozen(worker.child.pid):
+            errands = send_many(400)
+        client.config_resetstat()
         wait_until(lambda: Diary(tmp_path).has("done", errands))
         wait_until(lambda: not client.hlen("unacked"), what="the last acknowledgement")
 

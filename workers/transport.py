@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 import redis
 from celery.utils.log import get_logger
-from kombu.asynchronous import get_event_loop
+from kombu.asynchronous import get_event_loop, set_event_loop
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.json import loads
@@ -340,3 +340,12 @@ class Transport(kombu_redis.Transport):
     """kombu's Redis transport with these channels."""
 
     Channel = Channel
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Be part of a worker's loop, and let channels find it.
+
+        When a connection is lost, Celery resets its loop, and kombu forgets then that there is one: each message would be
+        acknowledged by itself from then on, and waited for.
+        """
+        set_event_loop(loop)
+        super().register_with_event_loop(connection, loop)
