@@ -9,12 +9,22 @@ from typing import Any
 
 import msgspec
 import redis.asyncio
+import structlog
 from django.conf import settings
 
 from shop import keys, scripts
 from shop.domain import Line, Order, Reason, Status
 from shop.round_trips import RoundTrips
-from shop.stores import RedisLine, StoreUnavailable, order_database, store_faults, uuid_array
+from shop.stores import (
+    RedisLine,
+    StoreUnavailable,
+    order_database,
+    plain_spoken,
+    store_faults,
+    uuid_array,
+)
+
+log = structlog.get_logger()
 
 
 class OrderState(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,13 +187,18 @@ class Settlements:
             try:
                 await self._listen_once()
             except (redis.exceptions.RedisError, OSError):
-                self._subscribed.clear()
-                await asyncio.sleep(0.5)
+                pass
+            except Exception:
+                # Everybody who waits relies on this task, and who waits already does not begin it again.
+                log.exception("listening for settled orders failed, and begins again")
+            self._subscribed.clear()
+            await asyncio.sleep(0.5)
 
     async def _listen_once(self) -> None:
-        connection = redis.asyncio.Redis.from_url(
+        pool = redis.asyncio.ConnectionPool.from_url(
             settings.REDIS_URL, decode_responses=True, socket_connect_timeout=1
         )
+        connection = redis.asyncio.Redis.from_pool(plain_spoken(pool))
         async with connection, connection.pubsub(ignore_subscribe_messages=False) as subscription:
             await subscription.subscribe(keys.SETTLED_CHANNEL)
             asked_for_life = False

@@ -358,6 +358,20 @@ def test_a_listener_that_hears_no_sign_of_life_begins_anew(
     in_a_web_process(story)
 
 
+def test_a_listener_that_hears_what_is_no_text_begins_anew_and_wakes_whoever_waits(
+    client: "redis.Redis",
+) -> None:
+    async def story() -> None:
+        watch = results.settlements.watch
+        async with watch("an earlier order"), watch("an order") as changed:
+            assert not changed.done()
+            client.publish(keys.SETTLED_CHANNEL, b"\xff")
+            async with asyncio.timeout(5):
+                await changed
+
+    in_a_web_process(story)
+
+
 def test_an_order_settled_between_the_look_and_the_wait_wakes_whoever_waits(client: "redis.Redis") -> None:
     (order,) = accepted(client, an_order(("A", 1)))
 
