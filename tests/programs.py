@@ -43,7 +43,7 @@ PROMTOOL: Final = Program(("promtool",), "prometheus", "test_prometheus.py")
 NGINX: Final = Program(("nginx",), "nginx-light", "test_nginx.py")
 PGBOUNCER: Final = Program(("pgbouncer",), "pgbouncer", "test_pgbouncer.py")
 
-ALL: Final = (CHROMIUM, PROMETHEUS, PROMTOOL, PGBOUNCER)
+ALL: Final = (CHROMIUM, PROMETHEUS, PROMTOOL, NGINX, PGBOUNCER)
 
 
 def uncollected(programs: Sequence[Program]) -> Iterator[str]:
