@@ -296,6 +296,17 @@ def test_a_batch_that_takes_too_long_is_interrupted_and_its_messages_go_one_by_o
 # --- later ---------------------------------------------------------------------------------------
 
 
+def test_a_time_limit_that_comes_when_the_job_is_done_ends_no_process(crew: Worker) -> None:
+    send("earlier")
+    wait_for_all(crew, ["earlier"])
+    processes = crew.child.pids
+
+    os.kill(processes[-1], signal.SIGUSR1)  # what Celery sends at a soft time limit
+    wait_for_all(crew, [send("later")])
+
+    assert crew.child.pids == processes
+
+
 def test_messages_in_line_let_others_pass_and_are_offered_again(crew: Worker) -> None:
     waiting, passing = some(3), some(3)
     crew.diary.mark("taken", str(crew.child.pid))

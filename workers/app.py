@@ -14,6 +14,7 @@ from kombu.serialization import register
 from kombu.utils.json import loads
 
 from workers.memory import keep_what_is_loaded
+from workers.time_limits import spare_the_idle
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
 
@@ -32,7 +33,11 @@ PREFETCH_PER_PROCESS = 128
 _encode: Any = msgspec.json.encode
 register("event-json", _encode, loads, "application/json", "utf-8")
 
-app = Celery("reserva", include=["workers.heartbeat", "tasks.orders", "tasks.maintenance"])
+app = Celery(
+    "reserva",
+    amqp="workers.transport:AMQP",
+    include=["workers.heartbeat", "tasks.orders", "tasks.maintenance"],
+)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.update(
     # Celery's Django support closes the database connection around every task unless it is told to keep it; opening
@@ -93,3 +98,4 @@ app.conf.update(
 @worker_init.connect
 def _settle_down(**_: Any) -> None:
     keep_what_is_loaded()
+    spare_the_idle()
