@@ -1,5 +1,6 @@
 """The storefront when it can't simply say yes: limits, stores that are away, forms that are not ours, full baskets."""
 
+import json
 import os
 import random
 import re
@@ -82,9 +83,62 @@ def test_a_line_that_is_too_long_is_told_with_when_to_try_again(shopper: Shopper
     assert orders_waiting() == 2
 
 
+def keys_in_use() -> set[str]:
+    """Idempotency keys that stand for an order."""
+    return set(redis_client().scan_iter(match="idempotency:*"))
+
+
+def make_busy(limit: str) -> int:
+    """Let the shop take no further order; the status it refuses them with."""
+    if limit == "rate":
+        redis_client().set("rate:storefront", "0", px=1_000)
+        return 429
+    redis_client().zadd("orders:open", {"one": 1, "another": 2})
+    return 503
+
+
+@pytest.mark.parametrize("has_script", [False, True], ids=["without a script", "with a script"])
+@pytest.mark.parametrize("button", ["Place order", "Buy now"])
+@pytest.mark.parametrize("limit", ["rate", "queue"])
+def test_a_refused_order_is_tried_again_under_its_key_which_is_unused_until_then(
+    shopper: Shopper, limit: str, button: str, has_script: bool
+) -> None:
+    sku = a_sku()
+    page = with_basket(shopper, sku)
+    if button == "Buy now":
+        page = shopper.get("/products/" + urllib.parse.quote(sku))
+    buyer = shopper.buyer
+    key = buyer.key if button == "Place order" else buyer.next_tap(sku).key
+    if has_script:
+        shopper.script()
+
+    status = make_busy(limit)
+    refused = [shopper.press(page, button)]
+    if not has_script:
+        make_busy(limit)
+        refused.append(shopper.press(refused[-1], "Try again"))
+    used_meanwhile = keys_in_use()
+    redis_client().delete("rate:storefront", "orders:open")
+    answers: list[Answer] = []
+
+    def is_placed() -> bool:  # for a moment, the web process believes that the line is still too long
+        answers.append(shopper.press(page, button) if has_script else shopper.press(refused[-1], "Try again"))
+        return answers[-1].status == 200
+
+    wait_until(is_placed, what="an order that is taken")
+    placed = json.loads(answers[-1].body)["href"] if has_script else answers[-1].headers["url"]
+
+    assert {answer.status for answer in refused} == {status}
+    assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
+    assert used_meanwhile == set()
+    assert keys_in_use() == {f"idempotency:storefront:{buyer.id}.{key}"}
+    assert redis_client().get(keys_in_use().pop()) == placed.rsplit("/", 1)[1]
+    assert orders_waiting() == 1
+
+
 def test_a_script_is_told_in_its_own_words(web: System, shopper: Shopper) -> None:
     page = with_basket(shopper, a_sku())
-    shopper._opener.addheaders = [("Accept", "application/json")]
+    shopper.script()
 
     placed = shopper.post("/orders", page)
 
