@@ -102,6 +102,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         """The SKUs it names, each once."""
         return [line.sku for line in self.lines]
 
+    @property
+    def trace_id(self) -> str:
+        """The second part of its trace; '' where it has none, or what is none."""
+        return self.trace.partition("-")[2].partition("-")[0] if self.trace else ""
+
     def is_sound(self) -> bool:
         """Whether it is what the web tier accepts; a message from elsewhere may be anything."""
         texts = [text for text in (self.customer, self.reference) if text is not None]

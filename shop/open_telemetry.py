@@ -61,7 +61,7 @@ class OpenTelemetry:
 
     @cached_property
     def _provider(self) -> TracerProvider:
-        """Made with a process's first span: its thread would not live on in what a worker forks."""
+        """A process's own: its thread would not live on in what a worker forks."""
         resource = Resource.create({"service.name": self._service}).merge(OTELResourceDetector().detect())
         # The SDK's own way at exit waits for half a minute and more where nobody answers.
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -71,6 +71,10 @@ class OpenTelemetry:
     @cached_property
     def _tracer(self) -> Tracer:
         return self._provider.get_tracer("reserva")
+
+    def begin(self) -> None:
+        """Set up the SDK, which takes a tenth of a second, before the first order waits for it."""
+        _ = self._tracer
 
     def close(self) -> None:
         """Send what is left, within `CLOSE_S`."""
@@ -141,7 +145,7 @@ class OpenTelemetry:
     @contextmanager
     def batch(self, orders: Sequence[Order], *, untold: type[Exception]) -> Iterator[None]:
         """A span of the batch, and of those of its orders that have a trace and ended in it."""
-        contexts = {order.id: _w3c.extract({"traceparent": order.trace}) for order in orders if order.trace}
+        contexts = dict(_traced(orders))
         if not contexts:
             yield
             return
@@ -231,6 +235,15 @@ def _note_answer(span: Span, status: int) -> None:
     if status >= 500:
         span.set_attribute("error.type", str(status))
         span.set_status(StatusCode.ERROR)
+
+
+def _traced(orders: Sequence[Order]) -> Iterator[tuple[str, Context]]:
+    """The orders that have a trace, by id. A message from elsewhere may have anything in its place."""
+    for order in orders:
+        if order.trace:
+            context = _w3c.extract({"traceparent": order.trace}, Context())
+            if _bearer(context).is_valid:
+                yield order.id, context
 
 
 def _bearer(context: Context) -> SpanContext:

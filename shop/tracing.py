@@ -31,6 +31,9 @@ class Untraced:
     #: What adds the ids of the trace that a log line belongs to.
     log_processors: Sequence[structlog.types.Processor] = ()
 
+    def begin(self) -> None:
+        """This process is about to take orders, or to work on them. It forks no more."""
+
     def served(self, application: Application) -> Application:
         """The ASGI application of the web tier, with a span for each request that is to change something."""
         return application

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 from celery import Task
 from celery.exceptions import SoftTimeLimitExceeded
-from celery.signals import worker_process_shutdown
+from celery.signals import worker_process_init, worker_process_shutdown
 from django.conf import settings
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
@@ -35,6 +35,12 @@ log = structlog.get_logger()
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 4.0
 #: Seconds for which a batch is held while fulfilment is paused. Two in turn stay below a batch's time limit.
 PAUSE_PATIENCE_S = 1.0
+
+
+@worker_process_init.connect
+def be_ready(**_: Any) -> None:
+    """Make what this process has of its own, before the first order waits for it."""
+    tracing.begin()
 
 
 @worker_process_shutdown.connect
@@ -90,7 +96,7 @@ def fulfil_orders(bodies: Sequence[bytes]) -> list[Outcome]:
 def _tell_end(order: Order, outcome: Status | Busy) -> None:
     """One line for an order that ended; a busy one goes on, and a failed one is told of by `OrderFailed`."""
     if isinstance(outcome, Status) and outcome is not Status.FAILED:
-        trace = {"trace_id": order.trace.split("-")[1]} if order.trace else {}
+        trace = {"trace_id": order.trace_id} if order.trace_id else {}
         log.info("order ended", order=order.id, task=order.id, status=outcome.value, **trace)
 
 

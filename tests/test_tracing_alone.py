@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from shop import keys
+from shop import keys, queue
 from shop.stores import redis_client
-from tests.builders import a_sku, wait_until
+from tests.builders import a_sku, accepted, an_order, status_in_books, wait_until
 from tests.failing import FailPoints, on_sale
 from tests.otlp import Collector, Told, a_client_s_trace, a_collector, a_system, placed, the
 from tests.running import System
@@ -101,6 +102,23 @@ def test_log_lines_within_a_trace_bear_its_id(tmp_path: Path, collector: Collect
         "order taken in": trace,
         "order ended": trace,
     }
+
+
+def test_a_message_with_a_trace_that_is_none_is_an_order_like_any_other(
+    tmp_path: Path, collector: Collector
+) -> None:
+    with a_system(tmp_path, collector, LOG_ORDERS="true") as system:
+        sku = on_sale(10)
+        traces = ["x", "", "00-1-2", "00-é", "x" * 100_000, f"00-{'0' * 32}-{'0' * 16}-01"]
+        orders = [msgspec.structs.replace(an_order((sku, 1)), trace=trace) for trace in traces]
+        redis_client().lpush(keys.ORDER_QUEUE, *map(queue.fulfil_message, accepted(redis_client(), *orders)))
+        system.start("worker")
+        wait_until(lambda: not redis_client().zcard(keys.OPEN_ORDERS), what="the end of each")
+        wait_until(lambda: system.log("worker").count("order ended") == len(orders))
+        assert system.stop("worker")
+
+    assert [status_in_books(order) for order in orders] == ["confirmed"] * len(orders)
+    assert collector.spans == []
 
 
 def test_nothing_of_persons_and_no_key_leaves_the_shop(tmp_path: Path, collector: Collector) -> None:

@@ -115,6 +115,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             queue.fulfil_message(queue.EXAMPLE)  # build the template now, not in the first order
             await asyncio.to_thread(storage_check.warn_about_redis)
             draining.watch(asyncio.get_running_loop())
+            tracing.begin()
             keep_what_is_loaded()
             await send({"type": "lifespan.startup.complete"})
         else:
