@@ -102,6 +102,7 @@ class System:
 
         name = f"worker-{uuid.uuid4().hex[:6]}@tests"
         argv = ["celery", "-A", self.worker_app, "worker", "-n", name, "--concurrency", "4", "-l", "WARNING"]
+        argv += ["--without-gossip", "--without-mingle"]  # as everywhere else
         return argv, lambda: redis_client().exists(f"heartbeat:worker:{name}")
 
     def _scheduler(self) -> tuple[list[str], Any]:

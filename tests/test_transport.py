@@ -13,6 +13,7 @@ import pytest
 import redis
 from kombu import Consumer, Exchange, Queue
 from kombu.asynchronous import Hub, get_event_loop, set_event_loop
+from kombu.exceptions import OperationalError
 from redis.commands.core import Script
 
 from tests.builders import wait_until
@@ -21,7 +22,9 @@ from tests.errands import OURS, SOON_OVERDUE, STOCK, Diary, an_app, send, send_m
 from tests.messages import BROKEN, FIRST, REFUSED, SECOND, Taker, a_message, a_taker, ids_of, put, put_many
 from tests.running import frozen
 from workers import transport
+from workers.app import app as order_workers
 from workers.embedded import RedisServer
+from workers.ports import free_port
 
 # --- the wire ------------------------------------------------------------------------------------
 
@@ -220,6 +223,16 @@ def test_a_worker_goes_on_after_losing_redis(
 
         assert worker.child.is_alive()
         assert client.llen(FIRST) == 0
+
+
+def test_a_broker_that_is_away_is_looked_for_each_second_however_long() -> None:
+    waits_s: list[float] = []
+    nowhere = f"redis://127.0.0.1:{free_port()}"
+
+    with order_workers.connection_for_write(nowhere) as connection, pytest.raises(OperationalError):
+        connection.ensure_connection(lambda _, wait_s: waits_s.append(wait_s), max_retries=3)
+
+    assert waits_s == [1, 1, 1]
 
 
 def its_connection_is_lost_and_it_is_closed(taker: Taker) -> None:

@@ -20,6 +20,8 @@ from queue import Empty
 from time import monotonic, time
 from typing import Any
 
+import celery.app.amqp
+import kombu
 import msgspec
 import redis
 from celery.utils.log import get_logger
@@ -334,6 +336,20 @@ class Channel(kombu_redis.Channel):
 def _tag(message: bytes) -> str:
     found = _TAG.match(message)
     return found[1].decode() if found else ""
+
+
+class Connection(kombu.Connection):
+    """A connection that looks for its broker every second, however long it is away: kombu's waits grow to half a minute."""
+
+    def ensure_connection(self, *args: Any, **options: Any) -> Any:
+        """Connect, and wait for the broker where it is away."""
+        return super().ensure_connection(*args, **{"interval_start": 1, "interval_step": 0, **options})
+
+
+class AMQP(celery.app.amqp.AMQP):
+    """Celery's way to a broker, with these connections."""
+
+    Connection = Connection
 
 
 class Transport(kombu_redis.Transport):
