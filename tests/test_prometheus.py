@@ -203,6 +203,12 @@ def test_the_page_s_configuration_is_valid(prometheus: Prometheus) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_alerts_are_looked_at_as_often_as_their_tests_assume(prometheus: Prometheus) -> None:
+    assumed = yaml.safe_load(TESTS_OF_RULES.read_text())["evaluation_interval"]
+
+    assert {f"{group['interval']:g}s" for group in prometheus.ask("rules")["groups"]} == {assumed}
+
+
 def test_what_the_system_tells_is_as_prometheus_wants_it(system: System) -> None:
     done = promtool("check", "metrics", stdin=system.get("/metrics").body)
 
