@@ -307,6 +307,20 @@ def test_a_connection_closed_while_redis_refuses_leaves_nothing_open(
     assert client.hlen("unacked") == 3
 
 
+@pytest.mark.parametrize("refuse", [redis_full, redis_read_only])
+def test_a_connection_that_redis_refuses_at_its_start_is_closed(
+    client: "redis.Redis", redis_server: RedisServer, refuse: Callable[..., AbstractContextManager[None]]
+) -> None:
+    others = {each["id"] for each in client.client_list()}
+    with an_event_loop() as hub, refuse(client, redis_server, []):
+        connection = order_workers.connection_for_read().ensure_connection()
+
+        with pytest.raises(redis.RedisError):
+            connection.transport.register_with_event_loop(connection.connection, hub)
+
+        wait_until(lambda: {each["id"] for each in client.client_list()} <= others, timeout_s=5)
+
+
 # --- fetching ------------------------------------------------------------------------------------
 
 

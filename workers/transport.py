@@ -364,4 +364,10 @@ class Transport(kombu_redis.Transport):
         acknowledged by itself from then on, and waited for.
         """
         set_event_loop(loop)
-        super().register_with_event_loop(connection, loop)
+        try:
+            super().register_with_event_loop(connection, loop)
+        except (OSError, redis.RedisError):
+            # It begins with a look for overdue messages, which a Redis that takes no writes refuses. Celery has no hold of
+            # the connection yet, and tries again with another one.
+            self.close_connection(connection)
+            raise
