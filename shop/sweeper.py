@@ -5,6 +5,8 @@ It only repeats steps that are safe to repeat, so a sweep too many costs time an
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -14,7 +16,7 @@ from django.conf import settings
 from shop import books, clients, fulfilment, keys, pauses, queue, scripts, stock
 from shop.domain import Order
 from shop.pauses import Part
-from shop.stores import TextRedis, rows, store_faults
+from shop.stores import StoreUnavailable, TextRedis, rows, store_faults
 from workers.fail_points import reach
 
 log = structlog.get_logger()
@@ -35,21 +37,44 @@ _document = msgspec.json.Decoder(Order)
 
 
 def sweep(client: TextRedis) -> dict[str, int]:
-    """One sweep: how many orders were enqueued again, cancelled, and reservations closed. Raises `StoreUnavailable`."""
+    """One sweep: how many orders were enqueued again, cancelled, and reservations closed.
+
+    Raises `StoreUnavailable`, and `ExceptionGroup` at the end where a part failed for a reason of its own (a key that
+    somebody has broken): the others are done all the same, and the sweeper's heartbeat stops.
+    """
     now_ms = int(time.time() * 1000)
-    mind_clocks(client, now_ms)
-    found = {
-        "enqueued": enqueue_due(client, now_ms),
-        "cancelled": cancel_overdue(client, now_ms),
-        "closed": close_orphans(client, now_ms),
-    }
-    sync_recent_levels(client)
-    clients.publish_keys()
-    with store_faults():
-        client.set(keys.SWEEPER_HEARTBEAT, now_ms, ex=HEARTBEAT_TTL_S)
+    failures: list[Exception] = []
+    found: dict[str, int] = {}
+    with _apart(failures):
+        mind_clocks(client, now_ms)
+    with _apart(failures):
+        found["enqueued"] = enqueue_due(client, now_ms)
+    with _apart(failures):
+        found["cancelled"] = cancel_overdue(client, now_ms)
+    with _apart(failures):
+        found["closed"] = close_orphans(client, now_ms)
+    with _apart(failures):
+        sync_recent_levels(client)
+    with _apart(failures):
+        clients.publish_keys()
     if any(found.values()):
         log.info("swept", **found)
+    if failures:
+        raise ExceptionGroup("parts of the sweep failed", failures)
+    with store_faults():
+        client.set(keys.SWEEPER_HEARTBEAT, now_ms, ex=HEARTBEAT_TTL_S)
     return found
+
+
+@contextmanager
+def _apart(failures: list[Exception]) -> Iterator[None]:
+    """What fails in the block keeps nothing else from being done, unless a store is away: then nothing can be."""
+    try:
+        yield
+    except StoreUnavailable:
+        raise
+    except Exception as failure:  # noqa: BLE001 - `sweep` raises it
+        failures.append(failure)
 
 
 def was_just_here(client: TextRedis) -> bool:
@@ -78,7 +103,17 @@ def enqueue_due(client: TextRedis, now_ms: int) -> int:
     with store_faults():
         due: list[str] = client.zrangebyscore(keys.OPEN_ORDERS, "-inf", now_ms, start=0, num=SWEEP_BATCH)
         head_ms = _head_accepted_at_ms(client) if due else None
-    return sum(_enqueue_again(client, order_id, now_ms, head_ms) for order_id in due)
+    enqueued = 0
+    for order_id in due:
+        failures: list[Exception] = []
+        with _apart(failures):
+            enqueued += _enqueue_again(client, order_id, now_ms, head_ms)
+        if failures:
+            log.error("open order can't be enqueued again", order=order_id, reason=repr(failures[0]))
+            with store_faults():
+                # It must not stand before those that can be.
+                client.zadd(keys.OPEN_ORDERS, {order_id: now_ms}, xx=True)
+    return enqueued
 
 
 def _head_accepted_at_ms(client: TextRedis) -> int | None:

@@ -3,6 +3,7 @@
 import json
 import time
 
+import pytest
 import redis
 
 from shop import keys, queue, stock, sweeper
@@ -139,6 +140,33 @@ def test_a_reservation_of_an_order_in_flight_is_left_alone(client: "redis.Redis"
     client.hset(keys.RESERVATIONS, order.id, json.dumps(["t", "1", sku, "4"]))
 
     assert sweeper.close_orphans(client, now_ms()) == 0
+
+
+def test_an_open_order_whose_record_is_broken_keeps_no_other_from_being_enqueued(
+    client: "redis.Redis",
+) -> None:
+    broken, other = accepted(client, *(an_order((a_sku(), 1)) for _ in range(2)))
+    client.set(keys.order(broken.id), "no hash")
+    overdue(client, broken, other)
+
+    enqueued = sweeper.enqueue_due(client, at := now_ms())
+
+    assert (enqueued, waiting(client)) == (1, [other.id])
+    assert client.zscore(keys.OPEN_ORDERS, broken.id) == at
+
+
+def test_a_part_of_the_sweep_that_fails_keeps_no_other_from_being_done_and_is_told(
+    client: "redis.Redis",
+) -> None:
+    (order,) = accepted(client, an_order((a_sku(), 1)))
+    overdue(client, order)
+    client.set(keys.CANCELLATIONS, "no journal")
+
+    with pytest.raises(ExceptionGroup, match="parts of the sweep"):
+        sweeper.sweep(client)
+
+    assert waiting(client) == [order.id]
+    assert not client.exists(keys.SWEEPER_HEARTBEAT)
 
 
 def test_a_sweep_says_that_it_happened(client: "redis.Redis") -> None:
