@@ -8,10 +8,13 @@ import urllib.request
 import uuid
 
 from django.contrib.auth.models import User
+from django.db import connection
 
 from shop.pages.policy import CONTENT_SECURITY_POLICY
 from tests.builders import a_sku
 from tests.running import System
+from tests.staff import Staff, a_user
+from workers.embedded import PostgresServer
 
 
 def test_pages_say_who_asked_and_are_kept_by_no_cache(system: System) -> None:
@@ -69,3 +72,22 @@ def test_staff_sees_orders_products_and_movements_and_can_edit_none(system: Syst
     assert sku in get(f"/admin/shop/product/?q={urllib.parse.quote(sku)}")
     assert "-2" in get(f"/admin/shop/stockmovement/?q={urllib.parse.quote(sku)}")
     assert "Save" not in get(f"/admin/shop/order/{order['id']}/change/")
+
+
+def test_staff_hears_that_a_store_is_away_and_the_pages_come_back_with_it(
+    system: System, postgres_server: PostgresServer
+) -> None:
+    staff = Staff(system.url, a_user())
+    paths = ["/live", "/admin/", "/admin/shop/order/"]
+
+    postgres_server.stop()
+    try:
+        meanwhile = [staff.get(path) for path in paths]
+    finally:
+        postgres_server.start()
+        connection.close()  # this test's own, which broke with the server
+    afterwards = [staff.get(path) for path in paths]
+
+    assert [page.status for page in meanwhile] == [503] * 3
+    assert all("The database does not answer" in page.body for page in meanwhile)
+    assert [page.status for page in afterwards] == [200] * 3
