@@ -251,7 +251,9 @@ def test_every_alert_can_be_computed_and_none_fires_on_a_healthy_system(promethe
 
     for rule in alerts(yaml.safe_load(RULES.read_text())):
         # A slow machine may be a little over a bound for a moment: that is what `for` is there for.
-        wait_until(lambda expr=rule["expr"]: prometheus.values(expr) == [], what=f"silence of {rule['alert']}")
+        wait_until(
+            lambda expr=rule["expr"]: prometheus.values(expr) == [], what=f"silence of {rule['alert']}"
+        )
     assert "firing" not in {state for *_, state, _ in states()}
     assert [error for *_, error in states() if error] == []
 
