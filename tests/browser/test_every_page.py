@@ -53,8 +53,11 @@ def test_a_field_without_a_name_is_noticed(visitor: Visitor) -> None:
 
 def test_a_request_that_fails_is_noticed(visitor: Visitor) -> None:
     visitor.page.goto("/admin/login/")
-    visitor.context.set_offline(True)
+    visitor.page.route("**/healthz", lambda route: route.abort("connectionreset"))
 
-    visitor.page.evaluate("fetch('/healthz').catch(() => null)")
+    # The browser tells of it twice, one after the other.
+    with visitor.context.expect_event("requestfailed"), visitor.context.expect_console_message():
+        visitor.page.evaluate("fetch('/healthz').catch(() => null)")
 
-    visitor.forgive("ERR_INTERNET_DISCONNECTED")
+    assert len(visitor.faults) == 2
+    visitor.forgive("ERR_CONNECTION_RESET")
