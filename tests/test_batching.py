@@ -389,10 +389,10 @@ def test_messages_of_a_lost_connection_are_done_and_not_shown_as_active_for_ever
     others = {connection["id"] for connection in client.client_list()}
     with Worker(tmp_path, "-Q", "chores", broker_transport_options=SOON_OVERDUE) as worker:
         worker.diary.mark("taken", str(worker.child.pid))
-        of_worker = {connection["id"] for connection in client.client_list()} - others
         for name in names:
             send(name, "stays in line", queue="chores")
         wait_until(lambda: len(worker.diary.batches(names[0])) > 3, what="some offers")
+        of_worker = {connection["id"] for connection in client.client_list()} - others
 
         for connection in of_worker:
             client.client_kill_filter(_id=connection)

@@ -388,6 +388,8 @@ def test_acknowledgements_are_sent_together_and_all_arrive(
 
     with Worker(tmp_path) as worker:
         if before == "after a lost connection":
+            first = send("before")
+            wait_until(lambda: Diary(tmp_path).has("done", [first]), what="a connection to lose")
             for each in client.client_list():
                 if each["id"] not in others:
                     client.client_kill_filter(_id=each["id"])
