@@ -8,7 +8,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, Self
+
+from workers.processes import Child, Part
 
 #: Where Debian keeps servers; a user's own path leaves it out.
 _SERVERS: Final = "/usr/sbin"
@@ -33,6 +35,27 @@ class Program:
         """Where it is, for tests that are only collected where it is there."""
         assert self.path, f"needs {self.names[0]} (Debian: apt-get install {self.package})"
         return self.path
+
+
+class Running:
+    """A server among these programs, which a test may start and stop again and again. `part` says how it runs."""
+
+    part: Part
+
+    def __init__(self) -> None:
+        self._child: Child | None = None
+
+    def start(self) -> Self:
+        """Start it and wait until it answers. Raises PartFailedError."""
+        self._child = Child(self.part)
+        self._child.wait_ready()
+        return self
+
+    def stop(self) -> None:
+        """Stop it where it runs."""
+        if self._child:
+            self._child.stop()
+            self._child = None
 
 
 CHROMIUM: Final = Program(

@@ -22,10 +22,10 @@ from shop import keys, pauses
 from shop.settings import MAX_BODY_BYTES
 from tests.builders import a_sku, assert_at_rest, wait_until
 from tests.pages import ROOT, Page
-from tests.programs import NGINX
+from tests.programs import NGINX, Running
 from tests.running import Answer, System
 from workers.ports import LOOPBACK, free_port
-from workers.processes import Child, Part
+from workers.processes import Part
 
 PAGE = Page(path=ROOT / "docs" / "go-live.md", text=(ROOT / "docs" / "go-live.md").read_text())
 HOST = "shop.example.com"
@@ -33,13 +33,14 @@ HOST = "shop.example.com"
 OURS, ANY_OTHER = "127.0.0.2", "127.0.0.3"
 
 
-class Nginx:
+class Nginx(Running):
     """An nginx with the files of the page, before one web process that runs and one that does not.
 
     `without`: a line of the page that it is not given, to see what that line is for.
     """
 
     def __init__(self, folder: Path, web_port: int, without: str = "") -> None:
+        super().__init__()
         authority = trustme.CA()
         certificate = authority.issue_cert(HOST)
         certificate.cert_chain_pems[0].write_to_path(str(folder / "certificate.pem"))
@@ -59,14 +60,13 @@ class Nginx:
             text = re.sub("|".join(map(re.escape, real)), lambda found: real[found[0]], shown)
             (folder / name).write_text(text.replace(without, ""))
         (folder / "nginx.conf").write_text(_around(folder))
-        self._part = Part(
+        self.part = Part(
             name="nginx",
             argv=[NGINX.installed, "-c", str(folder / "nginx.conf"), "-e", "stderr"],
             log=folder / "nginx.log",
             is_ready=self._is_ready,
             stop_signal=signal.SIGQUIT,
         )
-        self._child: Child | None = None
 
     @staticmethod
     def _files() -> dict[str, str]:
@@ -79,16 +79,6 @@ class Nginx:
         except OSError:
             return False
         return True
-
-    def start(self) -> "Nginx":
-        self._child = Child(self._part)
-        self._child.wait_ready()
-        return self
-
-    def stop(self) -> None:
-        if self._child:
-            self._child.stop()
-            self._child = None
 
     def read_its_files_again(self) -> None:
         """As `nginx -s reload` does; wait until the processes are new ones."""

@@ -23,11 +23,11 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tests.builders import wait_until
 from tests.pages import ROOT, Page
-from tests.programs import PGBOUNCER
+from tests.programs import PGBOUNCER, Running
 from tests.running import System
 from workers.embedded import CAP_DAC_READ_SEARCH, UNPRIVILEGED_ACCOUNT, PostgresServer
 from workers.ports import LOOPBACK, free_port
-from workers.processes import Child, Part, User
+from workers.processes import Part, User
 
 PAGE = Page(path=ROOT / "docs" / "go-live.md", text=(ROOT / "docs" / "go-live.md").read_text())
 CATALOGUE = "sku,name,price,stock\nX,A product,2.50,1000\nRARE,Another,9.00,10\n"
@@ -39,10 +39,11 @@ def _unprivileged() -> User:
     return User(uid=account.pw_uid, gid=account.pw_gid, capability=CAP_DAC_READ_SEARCH)
 
 
-class PgBouncer:
+class PgBouncer(Running):
     """A PgBouncer before the database of an address, with the settings that the page gives it."""
 
     def __init__(self, folder: Path, database_url: str) -> None:
+        super().__init__()
         server = urlsplit(database_url)
         self.port = free_port()
         self.url = database_url.replace(f"{server.hostname}:{server.port}", f"{LOOPBACK}:{self.port}")
@@ -63,14 +64,13 @@ default_pool_size = 4
 """
         )
         (folder / "users.txt").write_text(f'"{server.username}" "{server.password}"\n')
-        self._part = Part(
+        self.part = Part(
             name="pgbouncer",
             argv=[PGBOUNCER.installed, str(folder / "pgbouncer.ini")],
             log=folder / "pgbouncer.log",
             user=_unprivileged() if os.geteuid() == 0 else None,
             is_ready=self._is_ready,
         )
-        self._child: Child | None = None
 
     def _is_ready(self) -> bool:
         try:
@@ -78,16 +78,6 @@ default_pool_size = 4
         except psycopg.OperationalError:
             return False
         return True
-
-    def start(self) -> "PgBouncer":
-        self._child = Child(self._part)
-        self._child.wait_ready()
-        return self
-
-    def stop(self) -> None:
-        if self._child:
-            self._child.stop()
-            self._child = None
 
 
 class Shop:
