@@ -156,6 +156,12 @@ def test_the_web_tier_is_served_as_by_make_up() -> None:
     assert set(WEB_OPTIONS) <= set(SERVICES["web"]["command"])
 
 
+def test_the_web_stands_back_for_those_who_bring_orders_to_their_end() -> None:
+    weights = {name: service.get("cpu_shares", 1024) for name, service in SERVICES.items()}
+
+    assert weights["web"] * 5 < weights["worker"] == weights["redis"] == weights["postgres"]
+
+
 def test_redis_throws_nothing_away() -> None:
     command = SERVICES["redis"]["command"]
     settings = dict(zip(command[2::2], command[3::2], strict=True))

@@ -37,6 +37,16 @@ pathlib.Path(sys.argv[1] + sys.argv[2]).touch()
 while True:
     signal.pause()
 """
+TELLS_ITS_NICENESS = """
+import os, pathlib, signal, sys
+autogroup = pathlib.Path("/proc/self/autogroup")
+session = autogroup.read_text().partition(" ")[2].strip() if autogroup.exists() else ""
+draft = pathlib.Path(sys.argv[1] + ".draft")
+draft.write_text(f"{os.getpriority(os.PRIO_PROCESS, 0)} {session}")
+draft.rename(sys.argv[1])
+signal.pause()
+"""
+AUTOGROUP = Path("/proc/self/autogroup")
 
 Watcher = Callable[[Pids], None]
 
@@ -100,6 +110,11 @@ def kill(name: str) -> Watcher:
     return lambda pids: os.kill(pids[name][0], signal.SIGKILL)
 
 
+def session_niceness(niceness: int) -> str:
+    """What the kernel says of a session that was told so, sched(7); nothing where it weighs no sessions."""
+    return f"nice {niceness}" if AUTOGROUP.exists() and AUTOGROUP.read_text() else ""
+
+
 def stop(_: Pids) -> None:
     ask_to_stop()
 
@@ -142,6 +157,20 @@ def test_children_of_a_killed_part_are_gone_before_it_runs_again(
 
     assert len(orphans) == 1
     assert len(diary.seen) >= 2
+
+
+@pytest.mark.parametrize("niceness", [0, 7])
+def test_a_part_stands_back_for_others_as_far_as_it_was_told_with_its_whole_session(
+    tmp_path: Path, python: Callable[..., Part], niceness: int
+) -> None:
+    told = tmp_path / "told"
+    part = python("web", TELLS_ITS_NICENESS, str(told), niceness=niceness, is_ready=told.exists)
+
+    with supervisor(tmp_path, Diary(stop)) as system:
+        system.start(part)
+        system.keep()
+
+    assert told.read_text() == f"{niceness} {session_niceness(niceness)}"
 
 
 def test_a_part_that_keeps_ending_is_tried_again_at_growing_intervals(

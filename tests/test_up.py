@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from shop.management.system import WEB_NICENESS
 from tests.builders import wait_until
 from workers.embedded import RedisServer
 from workers.ports import free_port
@@ -102,6 +103,15 @@ def test_the_printed_lines_hold_the_key_and_the_address(up: Up) -> None:
 def test_addresses_and_passwords_are_for_their_owner_only(up: Up) -> None:
     assert stat.S_IMODE((up.data_dir / "up.json").stat().st_mode) == 0o600
     assert stat.S_IMODE((up.data_dir / "secrets.json").stat().st_mode) == 0o600
+
+
+def test_the_web_stands_back_for_those_who_bring_orders_to_their_end(up: Up) -> None:
+    pids = up.status["pids"]
+
+    niceness = {part: {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids[part]} for part in pids}
+
+    assert niceness["web"] == {WEB_NICENESS}
+    assert niceness["redis"] | niceness["postgres"] | niceness["worker"] == {0}
 
 
 def test_the_operators_commands_find_the_running_system(up: Up) -> None:

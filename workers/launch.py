@@ -1,17 +1,18 @@
 """Become another program, tied to the life of the one that asked.
 
-    python launch.py PARENT SIGNAL UID GID CAPABILITY PROGRAM [ARGUMENT ...]
+    python launch.py PARENT SIGNAL NICENESS UID GID CAPABILITY PROGRAM [ARGUMENT ...]
 
 This runs between fork and exec as a script of its own, because code in the forked child of a process with
 threads may deadlock. PARENT is the process id that the program must not outlive, SIGNAL is what it gets when
-PARENT dies; a UID of 0 means "whoever runs this", a CAPABILITY of 0 means none. It imports nothing of the
-project, so that it starts in a few milliseconds.
+PARENT dies; NICENESS is how far it stands back for others, setpriority(2); a UID of 0 means "whoever runs this", a
+CAPABILITY of 0 means none. It imports nothing of the project, so that it starts in a few milliseconds.
 """
 
 import ctypes
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Final
 
 # <linux/prctl.h> and <linux/capability.h>
@@ -49,6 +50,16 @@ def end_with(parent: int, death_signal: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def stand_back(niceness: int) -> None:
+    """Have others come first where processors are short.
+
+    Between sessions, and each part is one, Linux weighs the session's own niceness, if it has one: sched(7), autogroup.
+    """
+    os.nice(niceness)
+    with suppress(OSError), open("/proc/self/autogroup", "w") as session:
+        session.write(str(niceness))
+
+
 def _keep_only(capability: int) -> None:
     header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)
     mask = 1 << capability
@@ -72,8 +83,10 @@ def _check(result: int, call: str) -> None:
 
 def main(arguments: list[str]) -> None:
     """Do as the command line says, then exec. Never returns."""
-    parent, death_signal, uid, gid, capability = map(int, arguments[:5])
-    program = arguments[5:]
+    parent, death_signal, niceness, uid, gid, capability = map(int, arguments[:6])
+    program = arguments[6:]
+    if niceness:
+        stand_back(niceness)
     if uid:
         become(uid, gid, capability)
     if sys.platform == "linux":

@@ -42,6 +42,8 @@ class Part:
     cwd: Path | None = None
     #: None: whoever runs the supervisor.
     user: User | None = None
+    #: How far it stands back for others where processors are short, setpriority(2).
+    niceness: int = 0
     #: Runs before each start: writes configuration, removes what a crash left.
     prepare: Callable[[], None] = lambda: None
     #: Asked again and again after a start until it says yes.
@@ -67,7 +69,7 @@ class Child:
         part.prepare()
         with part.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - the program is the caller's choice
-                _launched(part.argv, part.user, part.orphan_signal),
+                _launched(part.argv, part.user, part.orphan_signal, part.niceness),
                 env=os.environ | part.env,
                 cwd=part.cwd,
                 stdin=subprocess.DEVNULL,
@@ -180,9 +182,11 @@ def _collect(process: subprocess.Popen[str], meanwhile: Callable[[], None]) -> t
             meanwhile()
 
 
-def _launched(argv: Sequence[str], user: User | None, orphan_signal: signal.Signals) -> list[str]:
+def _launched(
+    argv: Sequence[str], user: User | None, orphan_signal: signal.Signals, niceness: int = 0
+) -> list[str]:
     uid, gid, capability = (user.uid, user.gid, user.capability) if user else (0, 0, 0)
-    wishes = [os.getpid(), int(orphan_signal), uid, gid, capability]
+    wishes = [os.getpid(), int(orphan_signal), niceness, uid, gid, capability]
     return [sys.executable, "-I", "-S", str(LAUNCH), *map(str, wishes), *argv]
 
 
