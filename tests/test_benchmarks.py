@@ -269,6 +269,24 @@ def test_what_is_left_in_redis_makes_a_round_wrong(
     assert any(one.startswith(fault) for one in found), found
 
 
+def test_a_lock_of_an_order_that_has_ended_makes_a_round_wrong(reserva: Reserva) -> None:
+    before = reserva.snapshot(["sku"])
+    order = wire.order_id(ask(reserva.address, reserva.post(uuid.uuid4().hex, [("sku", 1)])))
+    wait_until(lambda: not reserva.waiting(), within_s=20, what="the end of the order")
+    reserva.redis.set("lock:produto:sku", order, px=5_000)
+
+    found = reserva.faults(before, [order])
+    reserva.redis.delete("lock:produto:sku")
+
+    assert found == [f"1 locks left behind: {{'sku': '{order}'}}"]
+
+
+def test_a_lock_of_a_reconcile_that_is_just_looking_makes_no_round_wrong(reserva: Reserva) -> None:
+    reserva.redis.set("lock:produto:sku", "a reconcile", px=500)
+
+    assert reserva.faults(reserva.snapshot(["sku"]), []) == []
+
+
 def test_flower_is_asked_for_orders_that_succeeded_and_nothing_else() -> None:
     told = [
         ("task-succeeded", "tasks.orders.fulfil_order", "worker@a", 40),

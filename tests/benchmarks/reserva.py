@@ -3,8 +3,9 @@
 import csv
 import json
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -169,7 +170,7 @@ class Reserva(System):
                 if status not in {"confirmed", "rejected"}
             ),
             *_units(before, after, sold),
-            *self._faults_in_redis(after),
+            *self._faults_in_redis(after, ids),
             *self._unreadable(list(ids)[:READ_AGAIN]),
         ]
 
@@ -181,13 +182,13 @@ class Reserva(System):
             return [str(found)]
         return []
 
-    def _faults_in_redis(self, books: Books) -> list[str]:
+    def _faults_in_redis(self, books: Books, ended: Collection[str]) -> list[str]:
         skus = list(books.products)
         free: list[Any] = list(self.redis.mget(map(keys.stock, skus))) if skus else []
-        locks = self.redis.exists(*map(keys.lock, skus)) if skus else 0
+        left = self._locks_left(skus, ended)
         reservations = self.redis.hlen(keys.RESERVATIONS)
         return [
-            *unless(not locks, f"{locks} locks left behind"),
+            *unless(not left, f"{len(left)} locks left behind: {dict(list(left.items())[:3])}"),
             *unless(not reservations, f"{reservations} reservations left behind"),
             *(
                 f"{sku}: {on_sale} on sale, {sold} confirmed, but {left} free in Redis"
@@ -195,6 +196,25 @@ class Reserva(System):
                 if left is None or int(left) < 0 or int(left) != on_sale - sold
             ),
         ]
+
+    def _locks_left(self, skus: Sequence[str], ended: Collection[str]) -> dict[str, str]:
+        """Locks, by SKU, that are held for orders that have ended, or for longer than a lock may live.
+
+        Others come and go: `reconcile`, once a minute, holds the lock of each SKU that it looks at again, and it looks at
+        those whose orders were on their way when it began.
+        """
+        deadline = time.monotonic() + keys.LOCK_TTL_MS / 1000
+        seen: dict[str, str] = self._holders(skus)
+        left = {sku: holder for sku, holder in seen.items() if holder in ended}
+        others = dict(seen.items() - left.items())
+        while others and time.monotonic() < deadline:
+            time.sleep(0.02)
+            others = dict(others.items() & self._holders(list(others)).items())
+        return left | others
+
+    def _holders(self, skus: Sequence[str]) -> dict[str, str]:
+        holders: list[Any] = list(self.redis.mget(map(keys.lock, skus))) if skus else []
+        return {sku: holder for sku, holder in zip(skus, holders, strict=True) if holder is not None}
 
     def _unreadable(self, ids: Iterable[str]) -> list[str]:
         answers = {order_id: ask(self.address, self.get(order_id, wait_s=0)) for order_id in ids}
