@@ -19,7 +19,7 @@ from django.conf import settings
 from shop import books, figures, keys, scripts, stock
 from shop.books import Decision, Recorded, Refused
 from shop.domain import LineShortage, Order, Reason, ReasonCode, Status
-from shop.stores import StoreUnavailable, TextRedis, store_faults
+from shop.stores import BrokenKey, StoreUnavailable, TextRedis, store_faults
 from shop.tracing import tracing
 from workers.fail_points import reach
 
@@ -37,7 +37,14 @@ class Busy:
     sku: str
 
 
-Outcome = Status | Busy
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """The order is still in line, and its neighbours went on: somebody has put something else under its own key in Redis."""
+
+    by: BrokenKey
+
+
+Outcome = Status | Busy | Held
 
 
 class Paused(Exception):
@@ -59,7 +66,7 @@ class Rules:
 
 
 def fulfil(orders: Sequence[Order], *, client: TextRedis, rules: Rules | None = None) -> dict[str, Outcome]:
-    """Bring orders to their end: order id to final status, in the order given, or `Busy` for those that must come again.
+    """Bring orders to their end: order id to final status, in the order given, or `Busy` or `Held`: they must come again.
 
     Earlier orders go first. Raises `StoreUnavailable` when a store is away, and `Paused`; the same orders may be given
     again, to anybody.
@@ -125,8 +132,8 @@ def _must_ask_again(order: Order, reply: list[Any], batch: _Batch, client: TextR
             raise Paused("fulfilment is paused")
         case ["busy", sku]:
             batch.busy[order.id] = sku
-        case ["ended", status]:
-            batch.ended[order.id] = Status(status)
+        case ["ended" | "broken", *status]:
+            batch.ended[order.id] = Status(status[0]) if status else _held(order.id)
         case ["cancelled"]:
             batch.decisions.append(Decision(order=order, status=Status.CANCELLED))
         case ["exhausted"]:
@@ -148,6 +155,10 @@ def _must_ask_again(order: Order, reply: list[Any], batch: _Batch, client: TextR
         case _:
             raise AssertionError(f"reserve.lua answered {reply}")
     return False
+
+
+def _held(order_id: str) -> Held:
+    return Held(by=BrokenKey.of(keys.order(order_id)))
 
 
 def _run_reserve(orders: list[Order], client: TextRedis, rules: Rules) -> list[list[Any]]:
@@ -284,6 +295,8 @@ def _settle(
                 ends.append(f"{decided.status}:{decided.reason.code if decided.reason else ''}")
             case ["kept", status]:
                 outcomes[order_id] = Status(status)
+            case ["broken"]:
+                outcomes[order_id] = _held(order_id)
             case ["cancel_requested"]:
                 outcomes[order_id] = cancel(order_id, client=client, undecided=True)
             case ["lost"]:
@@ -356,9 +369,14 @@ def cancel(order_id: str, *, client: TextRedis, undecided: bool = False) -> Stat
 
 
 def settle_again(order_id: str, *, client: TextRedis) -> Status | None:
-    """Make Redis say what the books say of an order, and close its reservation. None where the books have no row yet."""
+    """Make Redis say what the books say of an order, and close its reservation. None where the books have no row yet.
+
+    Raises `StoreUnavailable`.
+    """
     found = books.recorded([order_id])
     if not found:
         return None
     outcome = _settle(found, {order_id: books.skus_of(order_id)}, [], client)[order_id]
+    if isinstance(outcome, Held):
+        raise outcome.by
     return outcome if isinstance(outcome, Status) else None

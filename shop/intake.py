@@ -15,7 +15,7 @@ from django.conf import settings
 from shop import figures, keys, queue, scripts
 from shop.domain import Line, Order, summed
 from shop.round_trips import RoundTrips
-from shop.stores import RedisLine, StoreUnavailable, order_database, store_faults, uuid_array
+from shop.stores import BrokenKey, RedisLine, StoreUnavailable, order_database, store_faults, uuid_array
 from shop.tracing import tracing
 from workers.fail_points import reach
 
@@ -121,6 +121,8 @@ async def accept(order: Order, key: str, deadline: float) -> Intake:
     """Accept an order under its idempotency key. Raises `StoreUnavailable` when that can't be known by the deadline."""
     try:
         answer = await _intake.ask((tracing.attached(order), key), deadline)
+        if isinstance(answer, BrokenKey):
+            raise answer
     except Exception:
         structlog.contextvars.bind_contextvars(order=order.id)  # for whoever logs it
         raise
@@ -130,10 +132,10 @@ async def accept(order: Order, key: str, deadline: float) -> Intake:
     return answer
 
 
-async def _accept(asked: Sequence[tuple[Order, str]]) -> list[Intake]:
+async def _accept(asked: Sequence[tuple[Order, str]]) -> list[Intake | BrokenKey]:
     """Accept orders: ask the books about keys Redis may have forgotten, then claim, record and enqueue."""
     known = await _in_books([order for order, _ in asked])
-    answers: dict[int, Intake] = {}
+    answers: dict[int, Intake | BrokenKey] = {}
     for at, (order, _) in enumerate(asked):
         if found := known.get(order.id):
             answers[at] = Replayed(order.id) if found == order.fingerprint else Reused(order.id)
@@ -141,7 +143,8 @@ async def _accept(asked: Sequence[tuple[Order, str]]) -> list[Intake]:
     if claims:
         replies = await _claim([asked[at] for at in claims])
         answers |= dict(zip(claims, replies, strict=True))
-    figures.tally.add_all(Counter(figures.INTAKE + answer.word for answer in answers.values()))
+    words = (answer.word for answer in answers.values() if not isinstance(answer, BrokenKey))
+    figures.tally.add_all(Counter(figures.INTAKE + word for word in words))
     return [answers[at] for at in range(len(asked))]
 
 
@@ -166,7 +169,7 @@ async def _in_books(orders: list[Order]) -> dict[str, str]:
         return {}
 
 
-async def _claim(orders: list[tuple[Order, str]]) -> list[Intake]:
+async def _claim(orders: list[tuple[Order, str]]) -> list[Intake | BrokenKey]:
     now_ms = int(time.time() * 1000)
     names = [keys.OPEN_ORDERS, queue.broker_key()]
     args: list[Any] = [
@@ -188,7 +191,7 @@ async def _claim(orders: list[tuple[Order, str]]) -> list[Intake]:
     return [await _answer(reply, order, key) for reply, (order, key) in zip(replies, orders, strict=True)]
 
 
-async def _answer(reply: list[Any], order: Order, key: str) -> Intake:
+async def _answer(reply: list[Any], order: Order, key: str) -> Intake | BrokenKey:
     match reply:
         case ["accepted"]:
             if not queue.BROKER_IS_LEDGER:
@@ -201,8 +204,8 @@ async def _answer(reply: list[Any], order: Order, key: str) -> Intake:
             return Reused(known)
         case ["rate_limited", wait_ms]:
             return RateLimited(int(wait_ms))
-        case [("queue_full" | "paused") as word]:
-            return _REFUSED[word]
+        case [("queue_full" | "paused" | "broken") as word]:
+            return _REFUSED.get(word) or BrokenKey.of(keys.order(order.id))
         case ["lost", known]:
             # The key was claimed under another ORDER_ID_SECRET and its record is gone: the id the client knows stays.
             return (await _claim([(msgspec.structs.replace(order, id=known), key)]))[0]

@@ -94,7 +94,7 @@ def last_verdict(packed: str | None) -> Verdict | None:
 def was_just_done(client: TextRedis, now_ms: int) -> bool:
     """Whether there is a verdict of the last half minute: wishes for one pile up while no worker runs."""
     with store_faults():
-        last = last_verdict(client.get(keys.LAST_RECONCILE))
+        last = last_verdict(client.mget(keys.LAST_RECONCILE)[0])  # which is overwritten, whatever it is
     return last is not None and 0 <= now_ms - last.at_ms < JUST_DONE_MS
 
 

@@ -16,6 +16,7 @@ from shop import keys, scripts
 from shop.domain import Line, Order, Reason, Status
 from shop.round_trips import RoundTrips
 from shop.stores import (
+    BrokenKey,
     RedisLine,
     StoreUnavailable,
     order_database,
@@ -63,7 +64,8 @@ class _Record(msgspec.Struct, frozen=True, array_like=True):
         )
 
 
-_records = msgspec.json.Decoder(list[_Record | None])
+#: False: nobody can tell, because somebody has put something else under the order's key.
+_records = msgspec.json.Decoder(list[_Record | bool | None])
 
 
 async def find(order_id: str, client: str) -> OrderState | None:
@@ -85,13 +87,13 @@ async def _read(asked: Sequence[_Asked]) -> list[_Found]:
     """
     each_once = list(dict.fromkeys(asked))
     away: StoreUnavailable | None = None
-    records: dict[_Asked, _Record] = {}
+    records: dict[_Asked, _Record | BrokenKey] = {}
     books: dict[_Asked, OrderState] = {}
     try:
         records = await _in_redis(each_once)
     except StoreUnavailable as error:
         away = error
-    unsure = [each for each in each_once if each not in records or records[each].may_be_old]
+    unsure = [each for each in each_once if _may_be_old(records.get(each))]
     try:
         if unsure:
             books = await _in_books(unsure)
@@ -101,9 +103,15 @@ async def _read(asked: Sequence[_Asked]) -> list[_Found]:
     return [found[each] for each in asked]
 
 
-def _judged(record: _Record | None, booked: OrderState | None, away: StoreUnavailable | None) -> _Found:
-    if record is None:
-        return booked or away
+def _may_be_old(record: _Record | BrokenKey | None) -> bool:
+    return record.may_be_old if isinstance(record, _Record) else True
+
+
+def _judged(
+    record: _Record | BrokenKey | None, booked: OrderState | None, away: StoreUnavailable | None
+) -> _Found:
+    if not isinstance(record, _Record):
+        return booked or record or away
     if booked and not (record.cancelling and booked.status in (Status.REJECTED, Status.FAILED)):
         # Whoever read the books while Redis was away may have seen more than Redis knows now.
         return booked
@@ -114,11 +122,15 @@ _line = RedisLine()
 _reading = RoundTrips(_read, most=512)
 
 
-async def _in_redis(asked: list[_Asked]) -> dict[_Asked, _Record]:
+async def _in_redis(asked: list[_Asked]) -> dict[_Asked, _Record | BrokenKey]:
     names = [keys.order(order_id) for order_id, _ in asked]
     with store_faults():
         found = await scripts.run_async(_line, "read", names, [client for _, client in asked], _records)
-    return {each: record for each, record in zip(asked, found, strict=True) if record is not None}
+    return {
+        each: record if isinstance(record, _Record) else BrokenKey.of(keys.order(each[0]))
+        for each, record in zip(asked, found, strict=True)
+        if record is not None
+    }
 
 
 async def _in_books(asked: list[_Asked]) -> dict[_Asked, OrderState]:

@@ -6,7 +6,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from time import monotonic
 from typing import Any, TypeAlias, cast
@@ -25,12 +25,23 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+from shop import keys
+
 #: A client of redis-py whose replies are text. redis-py types each reply as bytes or text, whatever the client was told.
 TextRedis: TypeAlias = Any
 
 
 class StoreUnavailable(Exception):
     """Redis or PostgreSQL did not answer, or not in time. Nothing can be said of what was asked; ask again."""
+
+
+class BrokenKey(StoreUnavailable):
+    """Somebody has put something else under a key of ours. Ask again when the key is mended, or deleted."""
+
+    @classmethod
+    def of(cls, name: str) -> "BrokenKey":
+        """Of this key."""
+        return cls(f"Redis: key `{name}` is not what it must be: mend or delete it")
 
 
 @cache
@@ -138,6 +149,8 @@ class RedisLine:
 _NOT_NOW = re.compile(
     r"(?:^|: -|caused error: )(?:OOM|LOADING|MISCONF|READONLY|BUSY|MASTERDOWN|NOREPLICAS|EXECABORT)\b"
 )
+#: The reply to a command that is not for what the key holds.
+_WRONG_TYPE = re.compile(r"(?:^|@user_script:\d+: |caused error: )-?WRONGTYPE\b")
 
 
 def redis_is_away(error: RedisError) -> bool:
@@ -157,6 +170,8 @@ def store_faults() -> Iterator[None]:
     try:
         yield
     except RedisError as error:
+        if isinstance(error, ResponseError) and _WRONG_TYPE.search(str(error)):
+            raise BrokenKey(f"Redis: {_broken_keys(int(monotonic() * 10)) or error}") from error
         if not redis_is_away(error):
             raise
         raise StoreUnavailable(f"Redis: {error}") from error
@@ -164,6 +179,28 @@ def store_faults() -> Iterator[None]:
         # The connection may be half dead; a fresh one is opened at the next query.
         connection.close()
         raise StoreUnavailable(f"PostgreSQL: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _broken_keys(tenth_of_a_second: int) -> str:
+    """Which of the keys that all share hold what is not ours, in words; '' where none does, or Redis is away now.
+
+    Redis does not name them, and whoever is to mend them has to know. It answered a moment ago: to ask it costs even an
+    event loop little, ten times a second at most.
+    """
+    specs = [spec for spec in keys.SPECS if "*" not in spec.pattern]
+    pipe = web_thread_redis().pipeline(transaction=False)
+    for spec in specs:
+        pipe.type(spec.pattern)
+    try:
+        kinds = pipe.execute()
+    except RedisError:
+        return ""
+    return "; ".join(
+        f"key `{spec.pattern}` is a {kind} and must be a {spec.type}: mend or delete it"
+        for spec, kind in zip(specs, kinds, strict=True)
+        if kind not in {spec.type, "none"}
+    )
 
 
 @cache

@@ -16,7 +16,7 @@ from django.conf import settings
 from shop import books, clients, fulfilment, keys, pauses, queue, scripts, stock
 from shop.domain import Order
 from shop.pauses import Part
-from shop.stores import StoreUnavailable, TextRedis, rows, store_faults
+from shop.stores import BrokenKey, StoreUnavailable, TextRedis, rows, store_faults
 from workers.fail_points import reach
 
 log = structlog.get_logger()
@@ -71,10 +71,22 @@ def _apart(failures: list[Exception]) -> Iterator[None]:
     """What fails in the block keeps nothing else from being done, unless a store is away: then nothing can be."""
     try:
         yield
+    except BrokenKey as failure:
+        failures.append(failure)
     except StoreUnavailable:
         raise
     except Exception as failure:  # noqa: BLE001 - `sweep` raises it
         failures.append(failure)
+
+
+@contextmanager
+def _apart_told(what: str, order_id: str) -> Iterator[list[Exception]]:
+    """`_apart` for what is done for one order."""
+    failures: list[Exception] = []
+    with _apart(failures):
+        yield failures
+    if failures:
+        log.error(what, order=order_id, reason=repr(failures[0]))
 
 
 def was_just_here(client: TextRedis) -> bool:
@@ -105,11 +117,9 @@ def enqueue_due(client: TextRedis, now_ms: int) -> int:
         head_ms = _head_accepted_at_ms(client) if due else None
     enqueued = 0
     for order_id in due:
-        failures: list[Exception] = []
-        with _apart(failures):
+        with _apart_told("open order can't be enqueued again", order_id) as failures:
             enqueued += _enqueue_again(client, order_id, now_ms, head_ms)
         if failures:
-            log.error("open order can't be enqueued again", order=order_id, reason=repr(failures[0]))
             with store_faults():
                 # It must not stand before those that can be.
                 client.zadd(keys.OPEN_ORDERS, {order_id: now_ms}, xx=True)
@@ -177,12 +187,16 @@ def cancel_overdue(client: TextRedis, now_ms: int) -> int:
         overdue = client.zrangebyscore(
             keys.CANCELLATIONS, "-inf", now_ms - CANCEL_AFTER_MS, start=0, num=SWEEP_BATCH
         )
-        for order_id in overdue:
+    for order_id in overdue:
+        is_done = False
+        with _apart_told("order can't be cancelled", order_id), store_faults():
             fulfilment.cancel(order_id, client=client)
-            if client.zscore(keys.OPEN_ORDERS, order_id) is None:
+            is_done = client.zscore(keys.OPEN_ORDERS, order_id) is None
+        with store_faults():
+            if is_done:
                 client.zrem(keys.CANCELLATIONS, order_id)
             else:
-                # Its own worker will see to it. It must not stand before those that nobody sees to.
+                # Its own worker will see to it, or nobody can. It must not stand before those that nobody sees to.
                 client.zadd(keys.CANCELLATIONS, {order_id: now_ms}, xx=True)
     return len(overdue)
 
@@ -191,13 +205,14 @@ def close_orphans(client: TextRedis, now_ms: int) -> int:
     """Close old reservations that no open order stands behind: of stock movements, and of records that were lost."""
     with store_faults():
         held: dict[str, str] = client.hgetall(keys.RESERVATIONS)
-        closed = 0
-        for owner, packed in held.items():
+    closed = 0
+    for owner, packed in held.items():
+        with _apart_told("reservation can't be closed", owner), store_faults():
             token, taken_at_ms, *lines = json.loads(packed)
             if now_ms - int(taken_at_ms) > ORPHAN_AFTER_MS and client.zscore(keys.OPEN_ORDERS, owner) is None:
                 _close(client, owner, token, lines[::2])
                 closed += 1
-        return closed
+    return closed
 
 
 def _close(client: TextRedis, owner: str, token: str, skus: list[Any]) -> None:

@@ -8,7 +8,7 @@ from celery.signals import worker_ready
 
 from shop import reconciliation, sweeper
 from shop.storage_check import warn_about_redis
-from shop.stores import StoreUnavailable, redis_client
+from shop.stores import BrokenKey, StoreUnavailable, redis_client
 from workers.app import app
 
 log = structlog.get_logger()
@@ -27,6 +27,13 @@ def sweep() -> dict[str, int]:
         return {} if sweeper.was_just_here(redis_client()) else sweeper.sweep(redis_client())
     except StoreUnavailable as away:
         log.warning("sweep put off", reason=str(away))
+        return {}
+    except ExceptionGroup as failed:
+        broken, bugs = failed.split(BrokenKey)
+        if broken:
+            log.error("parts of the sweep put off", reasons=sorted({str(key) for key in broken.exceptions}))
+        if bugs:
+            raise bugs from None
         return {}
 
 

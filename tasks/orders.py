@@ -1,8 +1,9 @@
 """What may be asked of a worker about orders, and what happens when it fails.
 
-An order that ends is a task that succeeds, whatever its end, but for `failed`. A store that is away, a lock that stays
-taken and a task that takes too long put the order back in line. Anything else is a bug: it is tried again too, because the
-order was promised an end, and each try counts; the count ends in Redis (`MAX_ATTEMPTS`), which survives the process.
+An order that ends is a task that succeeds, whatever its end, but for `failed`. A store that is away, or whose keys somebody
+has broken, a lock that stays taken and a task that takes too long put the order back in line. Anything else is a bug: it is
+tried again too, because the order was promised an end, and each try counts; the count ends in Redis (`MAX_ATTEMPTS`), which
+survives the process.
 """
 
 import random
@@ -20,7 +21,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from shop import figures, pauses
 from shop.domain import Order, Status
-from shop.fulfilment import Busy, Paused, Rules, cancel, forgive, fulfil
+from shop.fulfilment import Busy, Held, Paused, Rules, cancel, forgive, fulfil
 from shop.pauses import Part
 from shop.stores import StoreUnavailable, redis_client
 from shop.tracing import tracing
@@ -93,8 +94,8 @@ def fulfil_orders(bodies: Sequence[bytes]) -> list[Outcome]:
     return [_answer(outcomes[order.id]) if order else Unhandled.ALONE for order in orders]
 
 
-def _tell_end(order: Order, outcome: Status | Busy) -> None:
-    """One line for an order that ended; a busy one goes on, and a failed one is told of by `OrderFailed`."""
+def _tell_end(order: Order, outcome: Status | Busy | Held) -> None:
+    """One line for an order that ended; others go on, and a failed one is told of by `OrderFailed`."""
     if isinstance(outcome, Status) and outcome is not Status.FAILED:
         trace = {"trace_id": order.trace_id} if order.trace_id else {}
         log.info("order ended", order=order.id, task=order.id, status=outcome.value, **trace)
@@ -108,10 +109,10 @@ def _order_in(body: bytes) -> Order | None:
     return order if order.is_sound() else None
 
 
-def _answer(outcome: Status | Busy) -> Outcome:
+def _answer(outcome: Status | Busy | Held) -> Outcome:
     if isinstance(outcome, Busy):
         return Unhandled.IN_LINE
-    return Unhandled.ALONE if outcome is Status.FAILED else outcome.value
+    return Unhandled.ALONE if isinstance(outcome, Held) or outcome is Status.FAILED else outcome.value
 
 
 @app.task(
@@ -151,6 +152,8 @@ def fulfil_order(self: "Task[Any, Any]", document: dict[str, Any]) -> str:
         _tell_end(order, outcome)
     if isinstance(outcome, Busy):
         raise again(self, TimeoutError(f"{outcome.sku} stays locked"))
+    if isinstance(outcome, Held):
+        raise again(self, outcome.by)
     if outcome is Status.FAILED:
         raise OrderFailed(order.id)
     return outcome.value

@@ -16,7 +16,7 @@ from django.db import connection
 from shop import books, fulfilment, intake, keys, results, scripts, stores
 from shop.domain import Order, Status
 from shop.results import OrderState, Settlements
-from shop.stores import RedisLine, StoreUnavailable, WebDatabase
+from shop.stores import BrokenKey, RedisLine, StoreUnavailable, WebDatabase
 from tests.builders import a_sku, accepted, an_order, wait_until
 from tests.chaos.proxy import FaultProxy
 from tests.running import frozen
@@ -145,6 +145,39 @@ def test_a_record_that_somebody_broke_breaks_nobody_else_s_poll(client: "redis.R
 
     assert [found[1].order, found[3].order] == [sound, sound]
     assert [isinstance(answer, Exception) for answer in found] == [True, False, True, False]
+    assert isinstance(found[2], BrokenKey)
+    assert keys.order(strange.id) in str(found[2])
+
+
+def test_an_order_whose_record_is_broken_is_put_off_and_its_neighbours_are_accepted(
+    client: "redis.Redis",
+) -> None:
+    orders = [an_order(("A", 1)) for _ in range(3)]
+    client.set(keys.order(orders[1].id), "no record")
+
+    async def story() -> list[Any]:
+        deadline = asyncio.get_running_loop().time() + 10
+        accepting = (intake.accept(order, order.id, deadline) for order in orders)
+        return await asyncio.gather(*accepting, return_exceptions=True)
+
+    first, broken, last = in_a_web_process(story)
+
+    assert (first, last) == (intake.Accepted(orders[0].id), intake.Accepted(orders[2].id))
+    assert isinstance(broken, BrokenKey)
+    assert client.llen(keys.ORDER_QUEUE) == client.zcard(keys.OPEN_ORDERS) == 2
+
+
+def test_a_queue_that_is_no_list_leaves_nothing_of_an_order_behind(client: "redis.Redis") -> None:
+    order = an_order(("A", 1))
+    client.set(keys.ORDER_QUEUE, "no list")
+
+    async def story() -> intake.Intake:
+        return await intake.accept(order, "key", asyncio.get_running_loop().time() + 10)
+
+    with pytest.raises(BrokenKey, match=f"`{keys.ORDER_QUEUE}` is a string and must be a list"):
+        in_a_web_process(story)
+
+    assert set(client.scan_iter()) - {keys.api_key("")} == {keys.ORDER_QUEUE}
 
 
 # --- faults -----------------------------------------------------------------------------------------------

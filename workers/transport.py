@@ -41,6 +41,8 @@ OTHERS_SHARE = 8
 PACE_S = 0.004
 #: An acknowledgement waits so long for a fetch that takes it along, at most.
 ACKNOWLEDGE_WITHIN_S = 0.02
+#: A worker leaves a Redis alone for so long in which somebody has put something else under the key of a queue.
+REST_S = 1.0
 #: Messages that no consumer can read are kept here, the newest thousand, for people to look at.
 UNREADABLE = "unreadable"
 
@@ -113,9 +115,18 @@ class QoS(kombu_redis.QoS):
 
     def flush(self) -> None:
         """Send the acknowledgements that wait."""
-        if (tags := self.take_acknowledged()) and not self.channel.is_lost:
+        if not (tags := self.take_acknowledged()) or self.channel.is_lost:
+            return
+        try:
             with self.channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
                 pipe.zrem(self.unacked_index_key, *tags).hdel(self.unacked_key, *tags).execute()
+        except redis.ResponseError as refusal:
+            hub = get_event_loop()
+            if hub is None or not _is_of_a_broken_key(refusal):
+                raise
+            # One of the two may be done: without the other, the record would stay for ever.
+            self._acknowledged[:0] = tags
+            hub.call_later(REST_S, self.flush)
 
     def put_back(self, delivery_tags: Sequence[str]) -> None:
         """Return messages to the heads of their queues, as if they had never been fetched."""
@@ -161,6 +172,7 @@ class Channel(kombu_redis.Channel):
     _asked: Sequence[str] = ()
     _carried: Sequence[str] = ()
     _next_fetch_at = 0.0
+    _resting_until = 0.0
     _wake_up: Any = None
 
     @property
@@ -233,9 +245,9 @@ class Channel(kombu_redis.Channel):
             connection.send_command("BLMOVE", queues[0], queues[0], "RIGHT", "RIGHT", wait_s or 0)
 
     def _must_pause(self) -> bool:
-        left_s = self._next_fetch_at - monotonic()
+        left_s = max(self._resting_until, self._next_fetch_at if self.is_awake else 0.0) - monotonic()
         hub = get_event_loop()
-        if left_s <= 0 or hub is None or not self.is_awake:
+        if left_s <= 0 or hub is None:
             return False
         if self._wake_up is None:
             self._wake_up = hub.call_later(left_s, self._end_pause)
@@ -264,6 +276,9 @@ class Channel(kombu_redis.Channel):
             except self.connection_errors:
                 connection.disconnect()
                 raise
+            except redis.ResponseError as refusal:
+                self._rest(refusal)
+                raise Empty from refusal
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
@@ -271,6 +286,18 @@ class Channel(kombu_redis.Channel):
             self._return_undelivered(reply)
             raise Empty
         return self._deliver_all(reply)
+
+    def _rest(self, refusal: redis.ResponseError) -> None:
+        """Look again in a while, where a key is not what it must be: another connection would hear the same."""
+        if get_event_loop() is None or not _is_of_a_broken_key(refusal):
+            raise refusal
+        looked_at = ", ".join([*self.active_queues, self.unacked_key, self.unacked_index_key])
+        log.error("no messages are fetched: somebody has broken a key, one of %s: %s", looked_at, refusal)
+        self.is_awake = False
+        self._resting_until = monotonic() + REST_S
+        for tag in self._carried:
+            self.qos.ack(tag)
+        self._carried = ()
 
     def _answer(self, connection: Any) -> Any:
         """What the last command brought; after a look, what a fetch brings."""
@@ -338,6 +365,22 @@ def _tag(message: bytes) -> str:
     return found[1].decode() if found else ""
 
 
+def _is_of_a_broken_key(refusal: redis.ResponseError) -> bool:
+    """Whether somebody has put something else under a key: another connection would hear the same."""
+    return "WRONGTYPE" in str(refusal)
+
+
+class Poller(kombu_redis.MultiChannelPoller):
+    """What waits for the channels of a connection."""
+
+    def maybe_restore_messages(self) -> None:
+        """Look for overdue messages; where Redis refuses, the next time."""
+        try:
+            super().maybe_restore_messages()
+        except redis.ResponseError as refusal:
+            log.warning("overdue messages are not looked for at present: %s", refusal)
+
+
 class Connection(kombu.Connection):
     """A connection that looks for its broker every second, however long it is away: kombu's waits grow to half a minute."""
 
@@ -356,6 +399,10 @@ class Transport(kombu_redis.Transport):
     """kombu's Redis transport with these channels."""
 
     Channel = Channel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = Poller()
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Be part of a worker's loop, and let channels find it.

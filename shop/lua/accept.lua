@@ -5,7 +5,7 @@
 -- ARGV 1 now ms, 2 time-to-live s, 3 queue limit, 4 orders per second and client (0 = no limit), 5 sweep at ms;
 --      then per order: id, fingerprint, client, document, message
 -- REPLY JSON, per order: {'accepted'} | {'replayed', id} | {'reused', id} | {'lost', id} | {'rate_limited', wait ms} | {'queue_full'}
---                | {'paused'}
+--                | {'paused'} | {'broken'} (somebody has put something else under the order's key)
 --   'lost': the key stands for another id whose record is gone; the caller asks again under that id.
 local call = redis.call
 local ttl, queue_limit, rate, sweep_at = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
@@ -17,7 +17,7 @@ local waiting, paused = call('ZCARD', KEYS[1]), call('EXISTS', 'pause:intake') =
 local function over_rate(bucket)
   if rate == 0 then return false end
   local left = call('PTTL', bucket)
-  local until_full = left > 0 and left - tonumber(call('GET', bucket) or '0') or 0
+  local until_full = left > 0 and left - tonumber(call('MGET', bucket)[1] or '0') or 0
   if until_full > 1000 then until_full = 0 end  -- no bucket is: Redis's clock was set back
   local next_until_full = math.max(until_full, 0) + 1000 / rate
   local excess = next_until_full - 1000
@@ -32,11 +32,14 @@ for i = 1, (#ARGV - 5) / 5 do
   local claim, record, bucket = KEYS[3 * i], KEYS[3 * i + 1], KEYS[3 * i + 2]
   local at = 5 * i
   local id, fingerprint = ARGV[at + 1], ARGV[at + 2]
-  local known = call('GET', claim) or id
-  local recorded = call('HGET', known == id and record or 'order:' .. known, 'fingerprint')
+  local known = redis.pcall('GET', claim)
+  if not known or known.err then known = id end  -- what is no text is as good as lost
+  local recorded = redis.pcall('HGET', known == id and record or 'order:' .. known, 'fingerprint')
   if recorded == fingerprint then
     call('SET', claim, known, 'EX', ttl, 'NX')
     replies[i] = {'replayed', known}
+  elseif recorded and recorded.err then
+    replies[i] = {'broken'}
   elseif recorded then
     replies[i] = {'reused', known}
   elseif known ~= id then
@@ -50,11 +53,12 @@ for i = 1, (#ARGV - 5) / 5 do
     if wait then
       replies[i] = {'rate_limited', wait}
     else
+      -- First what may be refused: a queue that is no list. All else has been looked at, and nothing of it is half done.
+      if KEYS[2] ~= '' then call('LPUSH', KEYS[2], ARGV[at + 5]) end
       call('SET', claim, id, 'EX', ttl)
       call('HSET', record, 'status', 'queued', 'client', ARGV[at + 3], 'fingerprint', fingerprint,
         'document', ARGV[at + 4], 'updated_at', ARGV[1])
       call('ZADD', KEYS[1], sweep_at, id)
-      if KEYS[2] ~= '' then call('LPUSH', KEYS[2], ARGV[at + 5]) end
       waiting = waiting + 1
       replies[i] = {'accepted'}
     end

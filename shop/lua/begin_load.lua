@@ -8,9 +8,10 @@ local call = redis.call
 local wanted, missing, holding = {}, {}, {}
 for at = 2, #ARGV do
   local sku = ARGV[at]
-  local free = call('GET', 'estoque:' .. sku)
+  local free = call('MGET', 'estoque:' .. sku)[1]
   if not free or not string.match(free, '^-?%d+$') or #free > 15 then
-    if free then call('DEL', 'estoque:' .. sku) end
+    -- A level without its counter means nothing. Either may be of any type.
+    call('DEL', 'estoque:' .. sku, 'level:' .. sku)
     call('HSET', 'level:' .. sku, 'loading', ARGV[1])
     wanted[sku] = true
     missing[#missing + 1] = sku

@@ -7,7 +7,7 @@ local call = redis.call
 
 -- Puts units back on sale. A counter that is missing, or no number, is loaded from PostgreSQL before it is used.
 local function add(key, units)
-  local free = call('GET', key)
+  local free = call('MGET', key)[1]
   if free and string.match(free, '^-?%d+$') and #free <= 15 then call('INCRBY', key, units) end
 end
 

@@ -3,6 +3,8 @@
 -- KEYS 1 order record, 2 orders:cancelling, 3 broker queue ('' = the caller publishes)
 -- ARGV 1 order id, 2 client, 3 now ms, 4 message, 5 status in PostgreSQL ('' = not asked)
 -- REPLY 'requested' | 'cancelled' | 'refused' | 'unknown'
+-- Fail now where the queue is no list, with nothing half done.
+if KEYS[3] ~= '' then redis.call('LLEN', KEYS[3]) end
 local client = redis.call('HGET', KEYS[1], 'client')
 local status = redis.call('HGET', KEYS[1], 'status')
 if not client then

@@ -4,12 +4,13 @@
 -- ARGV 1 now ms, 2 lock time-to-live ms (0 = take no locks), 3 attempts allowed, 4 sweep at ms;
 --      then per order: id, token of a new reservation, number of lines, then per line: sku, units
 -- REPLY JSON, per order: {'reserved', token, lock owner, sku, ...} | {'short', sku, free, ...} | {'busy', sku} | {'not_loaded', sku, ...}
---                | {'ended', status} | {'cancelled'} | {'exhausted'} | {'unrecorded'} | {'paused'}
+--                | {'ended', status} | {'cancelled'} | {'exhausted'} | {'unrecorded'} | {'paused'} | {'broken'}
 --   'reserved': names the SKUs whose locks this call took for `lock owner`. 'busy': another order holds the SKU's lock.
---   'not_loaded': `estoque:` is missing or no integer. 'ended': nothing is left to do. 'unrecorded': Redis lost the order.
+--   'not_loaded': `estoque:` is missing or no integer. 'unrecorded': Redis lost the order. 'broken': its key is no record.
 local call, paused = redis.call, redis.call('EXISTS', 'pause:fulfilment') == 1
 local now, lock_ttl, allowed, sweep_at = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local owners = {}  -- sku -> the order of this call that took its lock
+call('ZCARD', KEYS[2])  -- fails where that is no journal: now, with no attempt counted and nothing taken
 
 -- What Redis has of an order's lines: holder of the lock and counter of the first, of the second, ...
 local function look_at(first, last)
@@ -25,8 +26,7 @@ local function take_locks(id, first, last, reply)
     local sku = ARGV[at]
     if lock_ttl > 0 and not owners[sku] then
       call('SET', 'lock:produto:' .. sku, id, 'PX', lock_ttl)
-      owners[sku] = id
-      reply[#reply + 1] = sku
+      owners[sku], reply[#reply + 1] = id, sku
     end
   end
   return reply
@@ -35,9 +35,9 @@ end
 local function reserve(id, new_token, first, last)
   if paused then return {'paused'} end
   local record = 'order:' .. id
-  local status, cancel = unpack(call('HMGET', record, 'status', 'cancel'))
-  if not status then return {'unrecorded'} end
-  if status ~= 'queued' then return {'ended', status} end
+  local status, cancel = unpack(redis.pcall('HMGET', record, 'status', 'cancel'))
+  if status == nil then return {'broken'} end  -- what is missing is false
+  if status ~= 'queued' then return status and {'ended', status} or {'unrecorded'} end
   local found, before = look_at(first, last), first - 1
   for at = first, last, 2 do
     local holder = lock_ttl > 0 and not owners[ARGV[at]] and found[at - before]

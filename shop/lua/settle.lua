@@ -5,17 +5,18 @@
 -- ARGV 1 time-to-live s of an ended order, 2 number of orders; then per order: id, status, since when (ms), token that
 --      PostgreSQL counts as confirmed ('' = none), reason (JSON or ''), fingerprint, SKUs to forget if the reservation is
 --      lost (JSON or ''); then locks: sku, owner, ...
--- REPLY JSON, per order: {'settled'} | {'kept', status} | {'cancel_requested'} | {'lost'}
+-- REPLY JSON, per order: {'settled'} | {'kept', status} | {'cancel_requested'} | {'lost'} | {'broken'} (its key is no record)
 --   'kept': it had ended before. 'cancel_requested': somebody cancelled it meanwhile; nothing was published, cancel it now.
 --   'lost': PostgreSQL counts a reservation that Redis no longer has as it was: nobody can tell whether `estoque:` knows of
 --      these units. Nothing was done; look at PostgreSQL again, and say which SKUs to forget, so that they are loaded afresh.
 local call = redis.call
 local news = {}
+for at = 2, 3 do call('ZCARD', KEYS[at]) end  -- fails where one is no journal: now, with nothing half done
 
 -- Puts units back on sale. A counter that is missing, or no number, is loaded from PostgreSQL before it is used, which never gave
 -- these units away: adding here would count them twice.
 local function add(key, units)
-  local free = call('GET', key)
+  local free = call('MGET', key)[1]
   if free and string.match(free, '^-?%d+$') and #free <= 15 then call('INCRBY', key, units) end
 end
 
@@ -29,7 +30,8 @@ end
 
 local function settle(id, status, since, counted, reason, fingerprint, skus_if_lost)
   local record = 'order:' .. id
-  local was, cancel, recorded = unpack(call('HMGET', record, 'status', 'cancel', 'fingerprint'))
+  local was, cancel, recorded = unpack(redis.pcall('HMGET', record, 'status', 'cancel', 'fingerprint'))
+  if was == nil then return {'broken'} end  -- what is missing is false
   local open = not was or was == 'queued'
   if was == 'queued' and status ~= 'cancelled' and cancel then return {'cancel_requested'} end
   local held = call('HGET', KEYS[1], id)
@@ -40,10 +42,8 @@ local function settle(id, status, since, counted, reason, fingerprint, skus_if_l
     -- In this step, not before: Redis may lose its data once more, and bring back a counter that does not know of them.
     forget(skus_if_lost)
   end
-  if held then
-    if not spent then give_back(cjson.decode(held)) end
-    call('HDEL', KEYS[1], id)
-  end
+  if held and not spent then give_back(cjson.decode(held)) end
+  if held then call('HDEL', KEYS[1], id) end
   call('ZREM', KEYS[2], id)
   if status ~= 'confirmed' then call('ZREM', KEYS[3], id) end
   if not open and not (was == 'confirmed' and status == 'cancelled') then return {'kept', was} end

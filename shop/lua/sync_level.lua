@@ -8,7 +8,7 @@ local call = redis.call
 
 -- Units free to sell; nil for a counter that is missing, or no number: it is loaded from PostgreSQL before it is used.
 local function free_of(key)
-  local free = call('GET', key)
+  local free = call('MGET', key)[1]
   return free and string.match(free, '^-?%d+$') and #free <= 15 and tonumber(free) or nil
 end
 
@@ -26,8 +26,8 @@ if not free then
   call('DEL', KEYS[1], KEYS[2])
   return 'not_loaded'
 end
-local version = call('HGET', KEYS[2], 'version')
-if not version then
+local version = redis.pcall('HGET', KEYS[2], 'version')
+if not version or version.err then
   call('DEL', KEYS[1], KEYS[2])
   return 'not_loaded'
 end

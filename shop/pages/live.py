@@ -17,7 +17,7 @@ from shop.domain import TEXT_MAX_LENGTH, is_text
 from shop.figures import BATCH_ORDERS
 from shop.models import PauseChange
 from shop.pauses import Part, Pause
-from shop.stores import StoreUnavailable, web_thread_redis
+from shop.stores import BrokenKey, StoreUnavailable, web_thread_redis
 
 #: Whoever may add changes of pauses in the admin's sense may make them.
 MAY_SWITCH = "shop.add_pausechange"
@@ -44,8 +44,9 @@ def live(request: HttpRequest) -> HttpResponse:
     try:
         snapshot = board.shown().snapshot
         paused = pauses.current(web_thread_redis())
-    except StoreUnavailable:
-        return render(request, "live.html", {"is_away": True}, status=503)
+    except StoreUnavailable as away:
+        context = {"is_away": True, "broken": str(away) if isinstance(away, BrokenKey) else ""}
+        return render(request, "live.html", context, status=503)
     context = {
         "snapshot": snapshot,
         "paused": list(paused),

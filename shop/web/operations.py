@@ -2,7 +2,8 @@
 
 import msgspec
 
-from shop.stores import StoreUnavailable, store_faults, web_database, web_redis
+from shop import keys
+from shop.stores import BrokenKey, StoreUnavailable, store_faults, web_database, web_redis
 from shop.web.http import Answer, Request
 from shop.web.problems import Kind, Problem, require_method
 from shop.web.schemas import Health
@@ -36,6 +37,9 @@ async def _missing() -> list[str]:
         with store_faults():
             if not [name async for name in web_redis().scan_iter(match=_WORKERS, count=1000)]:
                 missing.append("worker heartbeat")
+            await web_redis().llen(keys.ORDER_QUEUE)
+    except BrokenKey:
+        missing.append("Redis")
     except StoreUnavailable:
         missing += ["Redis", "worker heartbeat"]
     try:

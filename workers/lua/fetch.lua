@@ -6,6 +6,9 @@
 -- ARGV 1 now s, 2 limit, 3 share of each queue but the last, then tags that are acknowledged
 -- REPLY per queue: the messages taken, oldest first; those without a tag are kept as unreadable
 local call = redis.call
+-- Fail now where one of them is of another type: what is taken from its queue has to be recorded.
+call('HLEN', KEYS[1])
+call('ZCARD', KEYS[2])
 if #ARGV > 3 then
   call('HDEL', KEYS[1], unpack(ARGV, 4))
   call('ZREM', KEYS[2], unpack(ARGV, 4))
