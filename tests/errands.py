@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from celery.worker.control import inspect_command
 from kombu import Exchange, Queue
 
 from workers import batching
@@ -127,7 +128,7 @@ def run_together(bodies: Sequence[bytes]) -> list[Outcome]:
 
 
 def _outcome(name: str, conduct: str) -> Outcome:
-    if conduct == "goes alone":
+    if conduct.startswith("goes alone"):
         return Unhandled.ALONE
     if conduct == "stays in line" and str(os.getppid()) in diary.page("taken"):
         return Unhandled.IN_LINE
@@ -147,6 +148,8 @@ def run_alone(name: str, conduct: str = "goes well", _load: str = "") -> str:
     """One errand by itself."""
     diary.note("alone", name)
     _misbehave(conduct)
+    if conduct == "goes alone and takes a while":
+        time.sleep(0.1)
     diary.note("done", name)
     return f"{name} done"
 
@@ -155,6 +158,12 @@ errand = app.task(
     name="errand", shared=False, Strategy="workers.batching:strategy", batch=staticmethod(run_together)
 )(run_alone)
 stock_errand = app.task(name="stock_errand", shared=False)(run_alone)
+
+
+@inspect_command()
+def callbacks(state: Any) -> int:
+    """For tests: how many callbacks a worker's loop makes in each of its turns."""
+    return len(state.consumer.hub.on_tick)
 
 
 def send(

@@ -35,6 +35,9 @@ OVERRIDDEN: list[tuple[Callable[..., Any], str]] = [
     (kombu_redis.QoS.append, "(self, message, delivery_tag)"),
     (kombu_redis.QoS.ack, "(self, delivery_tag)"),
     (kombu_redis.QoS.restore_unacked, "(self, client=None)"),
+    (kombu_redis.MultiChannelPoller.maybe_restore_messages, "(self)"),
+    (kombu_redis.Transport.register_with_event_loop, "(self, connection, loop)"),
+    (kombu_redis.Transport.close_connection, "(self, connection)"),
     (virtual.Message.__init__, "(self, payload, channel=None, **kwargs)"),
 ]
 CALLED: list[tuple[Callable[..., Any], str]] = [

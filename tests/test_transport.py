@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -146,6 +147,22 @@ def test_killed_workers_leave_nothing_undone(client: "redis.Redis", tmp_path: Pa
     assert client.llen(FIRST) == 0
 
 
+@pytest.mark.parametrize(("by", "times"), [(OURS, {1}), (STOCK, {2, 3})], ids=["ours", "kombu's"])
+def test_what_waits_in_a_living_worker_for_longer_than_the_visibility_timeout_is_done_once(
+    client: "redis.Redis", tmp_path: Path, by: str, times: set[int]
+) -> None:
+    """Sixty errands that go alone, a tenth of a second each, are six seconds; the time-out is two."""
+    with Worker(tmp_path, broker_transport=by, broker_transport_options=SOON_OVERDUE) as worker:
+        errands = send_many(60, "goes alone and takes a while")
+        wait_until(lambda: worker.diary.has("done", errands), what="the end of all errands")
+        wait_until(lambda: not client.hlen("unacked"), what="the last acknowledgement")
+
+        done = Counter(worker.diary.page("alone"))
+
+    assert set(done.values()) & times
+    assert by == STOCK or set(done.values()) == times
+
+
 def test_a_worker_killed_while_it_looks_for_overdue_messages_keeps_others_from_it_for_seconds_only() -> None:
     from workers.app import VISIBILITY_TIMEOUT_S, app
 
@@ -233,6 +250,43 @@ def test_a_broker_that_is_away_is_looked_for_each_second_however_long() -> None:
         connection.ensure_connection(lambda _, wait_s: waits_s.append(wait_s), max_retries=3)
 
     assert waits_s == [1, 1, 1]
+
+
+def test_a_worker_s_loop_has_no_more_to_do_after_a_thousand_connections_than_after_one() -> None:
+    with an_event_loop() as hub:
+        counts = set()
+        for _ in range(1000):
+            with order_workers.connection_for_read().ensure_connection() as connection:
+                connection.transport.register_with_event_loop(connection.connection, hub)
+                counts.add(len(hub.on_tick))
+
+    assert counts == {1}
+    assert not hub.on_tick
+
+
+def test_a_worker_s_loop_has_no_more_to_do_after_its_connections_were_lost(
+    client: "redis.Redis", tmp_path: Path
+) -> None:
+    an_app().control.broadcast("callbacks", reply=True, timeout=0.1)
+    send("before")
+    others = {connection["id"] for connection in client.client_list()}
+    with Worker(tmp_path) as worker:
+        before = callbacks_of(worker)
+        for losses in range(1, 4):
+            for each in client.client_list():
+                if each["id"] not in others:
+                    client.client_kill_filter(_id=each["id"])
+            wait_until(lambda n=losses: worker.log().count("broker lost") >= n, what="the loss")
+            again = send(f"after loss {losses}")
+            wait_until(lambda name=again: worker.diary.has("done", [name]), what="a new connection")
+
+        assert callbacks_of(worker) == before
+
+
+def callbacks_of(worker: Worker) -> int:
+    """How many callbacks a worker's loop makes in each of its turns."""
+    (answer,) = an_app().control.broadcast("callbacks", reply=True, destination=[worker.name], timeout=5)
+    return int(answer[worker.name])
 
 
 def its_connection_is_lost_and_it_is_closed(taker: Taker) -> None:

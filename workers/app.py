@@ -18,8 +18,8 @@ from workers.time_limits import spare_the_idle
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
 
-#: A message not acknowledged for so long is delivered again. It must be longer than any task may take, and short, because
-#: it is what an order of a killed worker waits.
+#: A message of which its worker has said nothing for so long is delivered again (`workers.transport`). It must be short: an
+#: order of a killed worker waits for it; and longer than any task may take: with kombu's own transport nothing is said.
 VISIBILITY_TIMEOUT_S = 15
 TASK_SOFT_LIMIT_S = 10
 TASK_HARD_LIMIT_S = 12

@@ -7,14 +7,17 @@ It is kombu's own transport with the same keys and formats, so workers with and 
 - kombu acknowledges message by message, two commands each, and waits for their replies. Here they travel with the next
   fetch; when nothing is being fetched, those of one turn of the event loop go together.
 - kombu makes a client for each operation. Here a channel has one.
+- With kombu a message comes again when its worker has had it for longer than the visibility timeout: also one that waits
+  there behind others which take their time, again and again. Here a worker says what it has in hand, and a message comes
+  again when its worker has been silent for so long.
 
 Written against kombu 5.7; `tests/test_contracts.py` fails when the parts of kombu that it relies on change.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from queue import Empty
 from time import monotonic, time
@@ -41,6 +44,8 @@ OTHERS_SHARE = 8
 PACE_S = 0.004
 #: An acknowledgement waits so long for a fetch that takes it along, at most.
 ACKNOWLEDGE_WITHIN_S = 0.02
+#: A worker says what it has in hand so often, in visibility timeouts: it may be kept from it once, by a Redis that is away.
+KEPT_WITHIN = 1 / 3
 #: A worker leaves a Redis alone for so long in which somebody has put something else under the key of a queue.
 REST_S = 1.0
 #: Messages that no consumer can read are kept here, the newest thousand, for people to look at.
@@ -136,6 +141,13 @@ class QoS(kombu_redis.QoS):
             return
         with self.channel.conn_or_acquire() as client:
             _script("put_back")([self.unacked_key, self.unacked_index_key], delivery_tags, client=client)
+
+    def keep(self) -> None:
+        """Say what is in hand: it counts as fetched now. What has been restored, to be done by another one, stays his."""
+        now = time()
+        if in_hand := {tag: now for tag in self._delivered if tag not in self._dirty}:
+            with self.channel.conn_or_acquire() as client:
+                client.zadd(self.unacked_index_key, in_hand, xx=True)
 
     def restore_unacked(self, client: Any = None) -> None:
         """At shutdown: return what was fetched and not worked on.
@@ -380,6 +392,14 @@ class Poller(kombu_redis.MultiChannelPoller):
         except redis.ResponseError as refusal:
             log.warning("overdue messages are not looked for at present: %s", refusal)
 
+    def keep(self) -> None:
+        """Say what is in the hands of this worker; what it could not say for long comes again."""
+        for channel in self._channels:
+            try:
+                channel.qos.keep()
+            except (*channel.connection_errors, redis.ResponseError) as error:
+                log.info("Redis was not told what is in hand: %r", error)
+
 
 class Connection(kombu.Connection):
     """A connection that looks for its broker every second, however long it is away: kombu's waits grow to half a minute."""
@@ -403,6 +423,8 @@ class Transport(kombu_redis.Transport):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycle = Poller()
+        #: What ends this transport's part in a worker's loop.
+        self._leave_loop: list[Callable[[], object]] = []
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Be part of a worker's loop, and let channels find it.
@@ -411,6 +433,7 @@ class Transport(kombu_redis.Transport):
         acknowledged by itself from then on, and waited for.
         """
         set_event_loop(loop)
+        others = set(loop.on_tick)
         try:
             super().register_with_event_loop(connection, loop)
         except (OSError, redis.RedisError):
@@ -418,3 +441,16 @@ class Transport(kombu_redis.Transport):
             # the connection yet, and tries again with another one.
             self.close_connection(connection)
             raise
+        options = connection.client.transport_options
+        silent_s = options.get("visibility_timeout", Channel.visibility_timeout)
+        self._leave_loop += [
+            # kombu leaves it there: one more for each time that a connection is lost.
+            partial(loop.on_tick.difference_update, loop.on_tick - others),
+            loop.call_repeatedly(silent_s * KEPT_WITHIN, self.cycle.keep).cancel,
+        ]
+
+    def close_connection(self, connection: Any) -> None:
+        """Close it, and have no part in a worker's loop any more."""
+        while self._leave_loop:
+            self._leave_loop.pop()()
+        super().close_connection(connection)
