@@ -35,7 +35,7 @@ from shop.domain import Order, Reason, Status
 CLOSE_S: Final = 2.0
 
 _w3c = TraceContextTextMapPropagator()
-_HEADERS: Final = {b"traceparent": "traceparent", b"tracestate": "tracestate"}
+_HEADERS: Final = ("traceparent", "tracestate")
 
 
 @dataclass
@@ -85,40 +85,29 @@ class OpenTelemetry:
 
     # --- web --------------------------------------------------------------------------------------
 
-    def served(
-        self, application: Callable[[dict[str, Any], Any, Any], Awaitable[None]]
-    ) -> Callable[[dict[str, Any], Any, Any], Awaitable[None]]:
+    def served(self, application: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
         """The application, with a span for each POST, in the trace of the client that has one."""
         self._service = "reserva-web"
 
-        async def traced(scope: dict[str, Any], receive: Any, send: Any) -> None:
-            span = self._of_request(scope) if scope.get("method") == "POST" else trace.INVALID_SPAN
+        async def traced(request: Any) -> Any:
+            span = self._of_request(request) if request.method == "POST" else trace.INVALID_SPAN
             if not span.is_recording():
-                await application(scope, receive, send)
-                return
-
-            async def send_and_note(message: dict[str, Any]) -> None:
-                if message["type"] == "http.response.start":
-                    _note_answer(span, message["status"])
-                await send(message)
-
+                return await application(request)
             with trace.use_span(
                 span, end_on_exit=True, record_exception=False, set_status_on_exception=False
             ):
-                await application(scope, receive, send_and_note)
+                answer = await application(request)
+                _note_answer(span, answer.status_code)
+                return answer
 
         return traced
 
-    def _of_request(self, scope: dict[str, Any]) -> Span:
-        sent: dict[str, str] = {}
-        for name, value in scope["headers"]:
-            if known := _HEADERS.get(name):
-                # One sent twice is joined: that is what a tracestate wants, and no traceparent any more.
-                text = value.decode("latin-1")
-                sent[known] = f"{sent[known]},{text}" if known in sent else text
+    def _of_request(self, request: Any) -> Span:
+        # One sent twice is joined: that is what a tracestate wants, and no traceparent any more.
+        sent = {name: request.header(name.encode()) for name in _HEADERS if request.sent(name.encode())}
         attributes = {"http.request.method": "POST"}
         name = "POST"
-        if route := _route(scope["path"]):
+        if route := _route(request.path):
             attributes["http.route"] = route
             name = f"POST {route}"
         return self._tracer.start_span(

@@ -77,7 +77,9 @@ CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 # --- what an order may be, and how many may wait -------------------------------------------------
 MAX_ORDER_LINES = env.int("MAX_ORDER_LINES", default=2000)
 MAX_BODY_BYTES = 1_048_576
-#: Seconds in which all of a request's body must have arrived.
+#: Seconds in which a request's head must have arrived, and for which a connection may be idle.
+HEAD_TIMEOUT_S = env.int("HEAD_TIMEOUT_S", default=15)
+#: Seconds in which all of its body must have arrived.
 BODY_TIMEOUT_S = env.int("BODY_TIMEOUT_S", default=10)
 ORDER_RATE_LIMIT = env.int("ORDER_RATE_LIMIT", default=0)
 QUEUE_LIMIT = env.int("QUEUE_LIMIT", default=200_000)

@@ -16,7 +16,7 @@ from shop.domain import Order, Reason, Status
 if TYPE_CHECKING:
     from shop.open_telemetry import OpenTelemetry
 
-Application = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
+Application = Callable[[Any], Awaitable[Any]]
 #: An order that came to its end, with its status and why it was not confirmed.
 End = tuple[Order, Status, Reason | None]
 
@@ -35,7 +35,7 @@ class Untraced:
         """This process is about to take orders, or to work on them. It forks no more."""
 
     def served(self, application: Application) -> Application:
-        """The ASGI application of the web tier, with a span for each request that is to change something."""
+        """What answers requests of the web tier (`shop.web.http`), with a span for each that is to change something."""
         return application
 
     def attached(self, order: Order) -> Order:

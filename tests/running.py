@@ -2,18 +2,18 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from shop.management.system import WEB_OPTIONS
 from workers.ports import free_port
 from workers.processes import Child, Part
 
@@ -45,11 +45,11 @@ class System:
     """Web, worker and scheduler; each can be left out, stopped, killed and started again."""
 
     def __init__(
-        self, folder: Path, env: Mapping[str, str] | None = None, web_options: Sequence[str] = WEB_OPTIONS
+        self, folder: Path, env: Mapping[str, str] | None = None, web_module: str = "shop.web"
     ) -> None:
         self.folder = folder
         self.env = dict(env or {})
-        self.web_options = web_options
+        self.web_module = web_module
         self.worker_app = "workers.app"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -93,9 +93,16 @@ class System:
         return old.stop()
 
     def _web(self) -> tuple[list[str], Any]:
-        argv = ["granian", *self.web_options, "--workers-kill-timeout=8", "--port", str(self.port)]
+        argv = [self.web_module, "--port", str(self.port)]
+        if not Path("shop/web/__main__.py").exists():  # the release before had another server
+            argv = ["granian", "shop.web.asgi:application", "--interface=asgi", "--http=1", *argv[1:]]
         # Several may share the port, so that an answer alone does not tell that this one is up.
-        return argv, lambda: "Started worker-1" in self.log("web") and self._answers("/healthz")
+        return (
+            argv,
+            lambda: (
+                re.search("takes requests|Started worker-1", self.log("web")) and self._answers("/healthz")
+            ),
+        )
 
     def _worker(self) -> tuple[list[str], Any]:
         from shop.stores import redis_client

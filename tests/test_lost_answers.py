@@ -9,19 +9,18 @@ import msgspec
 import pytest
 
 from shop.domain import Order
-from shop.management.system import WEB_OPTIONS
 from shop.stores import redis_client
 from tests.builders import a_sku
 from tests.running import Answer, System
 from tests.shopper import Shopper
 
-UNGUARDED = ["tests.unguarded_web:application", *WEB_OPTIONS[1:]]
+UNGUARDED = "tests.unguarded_web"
 
 
 @contextmanager
-def a_web(folder: Path, *options: str, **env: str) -> Iterator[System]:
+def a_web(folder: Path, module: str = "shop.web", **env: str) -> Iterator[System]:
     """A web process; nobody works, so that what was ordered is in line."""
-    with System(folder, env=env, web_options=options or WEB_OPTIONS) as running:
+    with System(folder, env=env, web_module=module) as running:
         yield running.start("web")
 
 
@@ -134,7 +133,7 @@ def test_without_its_guard_a_lost_answer_is_found_to_make_a_second_order(tmp_pat
     redis_client().flushdb()
     found = {}
 
-    with a_web(tmp_path, *UNGUARDED, UNGUARDED=guard) as web:
+    with a_web(tmp_path, UNGUARDED, UNGUARDED=guard) as web:
         for try_again in [way for way, needed in WAYS.items() if needed == guard]:
             sku = a_sku()
             try_again(Shopper(web), sku)

@@ -152,7 +152,7 @@ def test_names_are_prometheus_s_own_kind(system: System) -> None:
 
 
 def test_two_web_processes_tell_the_same(system: System, tmp_path: Path) -> None:
-    with System(tmp_path, web_options=system.web_options) as other:
+    with System(tmp_path) as other:
         other.start("web")
         sku = a_sku(stock=100)
         for each in (system, other):

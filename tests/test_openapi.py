@@ -51,11 +51,10 @@ def contents(operation: Json) -> Iterator[Json]:
 
 
 def answered(view: Callable[[Request], Awaitable[Answer]], method: str = "GET", **headers: str) -> Answer:
-    sent = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    scope = {"method": method, "path": "/api/docs", "query_string": b"", "headers": sent}
+    sent = {name.replace("_", "-").encode(): [value] for name, value in headers.items()}
 
     async def call() -> Answer:
-        return await view(Request(scope))
+        return await view(Request(method=method, path="/api/docs", headers=sent))
 
     return asyncio.run(call())
 

@@ -13,7 +13,6 @@ import redis
 
 from shop import keys
 from shop.clients import create_key
-from shop.management.system import WEB_OPTIONS
 from shop.models import Order as OrderRow
 from shop.stores import redis_client
 from shop.web.gate import Gate
@@ -160,8 +159,7 @@ def test_while_the_queue_is_full_only_few_ask_whether_it_still_is() -> None:
 def crowded(crew: ExitStack, folder: Path, redis_server: RedisServer, guard: str) -> list[float]:
     """Three hundred orders at once while Redis is frozen: after how many seconds each of them was refused."""
     env = {"UNGUARDED": guard}
-    options = ["tests.unguarded_web:application", *WEB_OPTIONS[1:]]
-    system = crew.enter_context(System(folder, env=env, web_options=options)).start("web")
+    system = crew.enter_context(System(folder, env=env, web_module="tests.unguarded_web")).start("web")
     plan = replace(arrivals(system, 75, a_sku()), per_second=10_000)
     with frozen(redis_server.pid):
         found: Followed = run_apart(plan)

@@ -17,7 +17,7 @@ from shop import keys
 from shop.models import Order as OrderRow
 from shop.models import Product
 from shop.stores import redis_client
-from shop.web.draining import DRAIN_S
+from shop.web.process import DRAIN_S
 from tests.builders import a_sku, assert_at_rest, free_in_redis, wait_until
 from tests.running import Answer, System, frozen
 from workers.embedded import PostgresServer, RedisServer
@@ -86,20 +86,21 @@ def test_a_web_process_that_stops_answers_whoever_waits_for_a_result(
     assert (is_clean, took_s < WITHIN_S["web"]) == (True, True)
 
 
-def test_a_web_server_that_stops_on_its_own_terms_would_keep_them_waiting(
-    crew: System, people: ThreadPoolExecutor
+def test_a_web_process_that_releases_nobody_would_keep_them_waiting(
+    tmp_path: Path, people: ThreadPoolExecutor, client: "redis.Redis"
 ) -> None:
-    order_id = crew.place((a_sku(), 1)).body["id"]
-    (waiting,) = poll(people, crew, order_id, 1)
+    with System(tmp_path, env={"UNGUARDED": "release"}, web_module="tests.unguarded_web") as crew:
+        order_id = crew.start("web").place((a_sku(), 1)).body["id"]
+        (waiting,) = poll(people, crew, order_id, 1)
 
-    os.kill(crew.pids("web")[1], signal.SIGINT)  # past `shop.web.draining`
-    wait_until(lambda: not is_listening(crew), what="no new connections")
+        crew.tell("web", signal.SIGTERM)
+        wait_until(lambda: not is_listening(crew), what="no new connections")
 
-    assert not waiting.done()
-    with pytest.raises(TimeoutError):
-        waiting.result(timeout=2)
-    crew.kill("web")
-    assert isinstance(waiting.exception(), OSError)
+        assert not waiting.done()
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=2)
+        crew.kill("web")
+        assert isinstance(waiting.exception(), OSError)
 
 
 def test_a_web_process_that_stops_finishes_requests_and_takes_no_new_ones(

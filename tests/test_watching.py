@@ -49,9 +49,9 @@ async def watched(buyer: Buyer, order: Order) -> str:
     """What the page is told."""
     kept = HttpResponse()
     buyer.keep(kept)
-    cookie = f"{COOKIE}={kept.cookies[COOKIE].value}".encode()
-    scope = {"method": "GET", "path": "/", "query_string": b"", "headers": [(b"cookie", cookie)]}
-    answer = await watching.order(Request(scope), order.id)
+    cookie = f"{COOKIE}={kept.cookies[COOKIE].value}"
+    request = Request(method="GET", path="/", headers={b"cookie": [cookie]})
+    answer = await watching.order(request, order.id)
     return str(msgspec.json.decode(answer.content)["status"])
 
 

@@ -15,8 +15,10 @@ from tests.running import System
 
 def a_request(*headers: tuple[bytes, bytes], query: bytes = b"") -> Request:
     """A request with these headers."""
-    scope = {"method": "GET", "path": "/x", "query_string": query, "headers": list(headers)}
-    return Request(scope)
+    sent: dict[bytes, list[str]] = {}
+    for name, value in headers:
+        sent.setdefault(name, []).append(value.decode())
+    return Request(method="GET", path="/x", query_string=query, headers=sent)
 
 
 def test_a_header_that_was_sent_once_is_its_value_and_one_that_was_not_is_empty() -> None:

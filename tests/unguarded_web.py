@@ -4,35 +4,39 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from django.conf import settings
+
+import shop.web.process  # noqa: F401 - sets Django up, before anything of the shop is imported
 from shop.pages.buyer import Buyer, new_key
-from shop.web import bodies
-from shop.web.asgi import application  # noqa: F401 - what granian serves
+from shop.results import Settlements
+from shop.web import connection
+from shop.web.__main__ import main
 from shop.web.gate import Gate
-from shop.web.problems import Kind, Problem
 
 
-def _without_time_limit() -> None:
-    bodies._BODY_TIMEOUT_S = 3600
+def _without_time_limits() -> None:
+    settings.HEAD_TIMEOUT_S = settings.BODY_TIMEOUT_S = 3600
 
 
 def _without_size_limit() -> None:
-    bodies._MAX_BODY_BYTES = 10**9
+    settings.MAX_BODY_BYTES = 10**9
 
 
 def _without_parts_limit() -> None:
-    bodies.PARTS_MAX = 10**9
+    connection.PARTS_MAX = 10**9
 
 
-def _without_an_answer_to_what_breaks_off() -> None:
-    kinds = Kind
+def _with_a_lenient_parser() -> None:
+    class Lenient(connection.HttpRequestParser):
+        def __init__(self, protocol: Any) -> None:
+            super().__init__(protocol)
+            self.set_dangerous_leniencies(lenient_chunked_length=True)
 
-    class Silent(Problem):
-        def __init__(self, *, kind: Kind, **more: Any) -> None:
-            if kind is kinds.INCOMPLETE_BODY:
-                raise ConnectionAbortedError
-            super().__init__(kind=kind, **more)
+    connection.HttpRequestParser = Lenient
 
-    bodies.Problem = Silent
+
+def _without_release_of_who_waits() -> None:
+    Settlements.release = lambda _settlements: None  # type: ignore[method-assign]
 
 
 def _with_a_gate_of_a_hundred() -> None:
@@ -65,12 +69,15 @@ def _with_both() -> None:
 GUARDS: Mapping[str, Callable[[], None]] = {
     "all but a hundred places of the gate": _with_a_gate_of_a_hundred,
     "gate": _without_a_gate,
-    "time": _without_time_limit,
+    "time": _without_time_limits,
+    "release": _without_release_of_who_waits,
     "size": _without_size_limit,
     "parts": _without_parts_limit,
     "own keys": _with_one_key_for_all_orders_of_a_buyer,
     "the past": _with_orders_from_pages_of_the_past,
     "own keys and the past": _with_both,
-    "framing": _without_an_answer_to_what_breaks_off,
+    "framing": _with_a_lenient_parser,
 }
-GUARDS[os.environ["UNGUARDED"]]()
+if __name__ == "__main__":
+    GUARDS[os.environ["UNGUARDED"]]()
+    main()

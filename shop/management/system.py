@@ -25,20 +25,7 @@ READY_WITHIN_S: Final = 60.0
 #: Processes of a worker's pool: one for the batches of orders, the others for housekeeping and for orders that go alone.
 WORKER_CONCURRENCY: Final = "3"
 
-WEB_OPTIONS: Final = (
-    "shop.web.asgi:application",
-    "--interface=asgi",
-    # Waiting clients cost little: thousands may poll, and none of them must keep an order from being placed.
-    "--backlog=8192",
-    "--backpressure=8192",
-    "--loop=uvloop",
-    # HTTP/1.1 alone: a connection on which nothing comes would stay open for ever, as long as it might become HTTP/2.
-    "--http=1",
-    "--http1-header-read-timeout=15000",
-    # About as large may the head of a request be, and what a connection holds in memory.
-    "--http1-buffer-size=65536",
-    "--no-ws",
-)
+WEB_MODULE: Final = "shop.web"
 #: What was accepted is brought to its end before more is accepted: else orders pile up, and processors have nothing to do
 #: but one thing after the other when the crowd has gone. 10 leaves it a tenth of what each of the others may have.
 WEB_NICENESS: Final = 10
@@ -133,9 +120,8 @@ class System:
         """What we run beside the databases. They stop in the opposite order: the web first."""
         celery = ["-m", "celery", "-A", "workers.app"]
         scheduler = [*celery, "beat", "--schedule", str(self.data_dir / "celerybeat-schedule"), "--pidfile="]
-        web = ["-m", "granian", *WEB_OPTIONS]
-        web += ["--workers", str(self._web_workers), "--host", LOOPBACK, "--port", str(self._web_port)]
-        web += ["--respawn-failed-workers", "--respawn-interval=0.2", "--workers-kill-timeout=8"]
+        web = ["-m", WEB_MODULE, "--workers", str(self._web_workers)]
+        web += ["--host", LOOPBACK, "--port", str(self._web_port)]
         return [
             *([self._flower(celery)] if self._has_flower else []),
             *(self._worker(celery, number) for number in range(1, self._workers + 1)),

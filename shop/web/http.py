@@ -1,55 +1,69 @@
 """A request as the API's views see it, and the answer they give.
 
 Django's own cost more to make than all the rest of accepting an order, for features the API does not have: cookies,
-sessions, forms, uploads. Pages use Django's (`shop.web.asgi`).
+sessions, forms, uploads. Pages use Django's (`shop.web.django_pages`).
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Final
 
 from django.http import QueryDict
 
+_NONE: Final[Mapping[bytes, list[str]]] = {}
 
+
+@dataclass(slots=True, kw_only=True)
 class Request:
-    """One request to the API. `body`: all of it, once it was received."""
+    """One request. `path`: decoded; `headers`: every value of each, by name in lower case; `peer`: who is connected.
 
-    __slots__ = ("_headers", "_query", "body", "method", "path")
+    `fault`: why it was not received to its end. `is_last`: whether its client wants no answer after this one.
+    """
 
-    def __init__(self, scope: dict[str, Any]) -> None:
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.body = b""
-        self._query: bytes = scope["query_string"]
-        self._headers: dict[bytes, list[str]] = {}
-        for name, value in scope["headers"]:
-            self._headers.setdefault(name, []).append(value.decode("latin-1"))
+    method: str
+    path: str
+    query_string: bytes = b""
+    headers: Mapping[bytes, list[str]] = field(default_factory=lambda: _NONE)
+    body: bytes = b""
+    peer: tuple[str, int] | None = None
+    fault: Exception | None = None
+    is_last: bool = False
 
     def sent(self, name: bytes) -> list[str]:
         """Every value of a header as it was received. `name`: in lower case."""
-        return self._headers.get(name, [])
+        return self.headers.get(name) or []
 
     def header(self, name: bytes) -> str:
         """The value of a header, '' where it was not sent; several are joined as RFC 9110, 5.3 allows."""
-        return ",".join(self.sent(name))
+        return ",".join(self.headers.get(name, ()))
 
     def asks(self, word: str) -> bool:
         """Whether the query is this word alone."""
-        return self._query == word.encode()
+        return self.query_string == word.encode()
 
     @property
     def query(self) -> QueryDict:
         """The query parameters. Raises `TooManyFieldsSent`."""
-        return QueryDict(self._query)
+        return QueryDict(self.query_string)
 
 
 @dataclass(slots=True)
 class Answer:
-    """An answer of the API, a JSON document unless it says something else. Headers may be added until it is sent."""
+    """An answer, a JSON document unless it says something else. Headers may be added until it is sent."""
 
     content: bytes = b""
     status_code: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     content_type: str = "application/json"
+    cookies: Sequence[str] = ()
 
     def __getitem__(self, header: str) -> str:
         return self.content_type if header == "Content-Type" else self.headers[header]
+
+    def fields(self) -> Iterable[tuple[str, str]]:
+        """The fields of its head, but for those that say how its body is framed."""
+        yield from self.headers.items()
+        for cookie in self.cookies:
+            yield "set-cookie", cookie
+        if self.content:
+            yield "content-type", self.content_type

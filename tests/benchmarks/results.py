@@ -9,7 +9,18 @@ from typing import Any, Final
 
 from tests.benchmarks.bench import Findings
 
-PACKAGES: Final = ("celery", "kombu", "redis", "django", "granian", "psycopg", "msgspec", "flower")
+PACKAGES: Final = (
+    "celery",
+    "kombu",
+    "redis",
+    "django",
+    "uvloop",
+    "httptools",
+    "granian",
+    "psycopg",
+    "msgspec",
+    "flower",
+)
 
 Data = dict[str, Any]
 

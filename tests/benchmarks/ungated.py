@@ -10,5 +10,5 @@ if __name__ == "__main__":
     os.environ |= {"DJANGO_SETTINGS_MODULE": "shop.settings", "UNGUARDED": "gate"}
     from shop.management import system
 
-    system.WEB_OPTIONS = ("tests.unguarded_web:application", *system.WEB_OPTIONS[1:])
+    system.WEB_MODULE = "tests.unguarded_web"
     execute_from_command_line(sys.argv)

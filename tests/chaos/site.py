@@ -18,7 +18,7 @@ from workers.proc import children_by_parent, is_running
 from workers.processes import Part, PartFailedError
 
 #: By which words of its command line a part's main process is known.
-_WORDS: Final = {"web": b"granian", "worker": b"\0worker\0", "scheduler": b"\0beat\0"}
+_WORDS: Final = {"web": b"shop.web", "worker": b"\0worker\0", "scheduler": b"\0beat\0"}
 #: How long our own questions to a store may take; it may be frozen.
 PATIENCE_S: Final = 2
 

@@ -1,0 +1,459 @@
+"""HTTP/1.1 on a connection: from bytes to requests, and from answers to bytes (RFC 9112).
+
+llhttp, the parser of Node.js, reads, by way of httptools; how a message is framed is its word. What it does not know is
+here: how large a head or a body may be, how long it may take to arrive, that answers go out in the order of their
+requests, and how a connection ends. One thread does all, so that an order costs no switch between threads.
+"""
+
+import asyncio
+import math
+import re
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final, cast
+from urllib.parse import unquote
+
+from httptools import (
+    HttpParserError,
+    HttpParserInvalidMethodError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+    parse_url,
+)
+
+from shop.web.http import Answer, Request
+from shop.web.problems import Kind, Problem
+
+#: Bytes of a head, and fields in it.
+HEAD_BYTES_MAX: Final = 65_536
+FIELDS_MAX: Final = 100
+#: A client that is still sending does not read: a body that is too large is taken in, and thrown away, up to this size
+#: before the answer says so. Beyond it the connection breaks.
+DISCARD_BYTES: Final = 16 * 1_048_576
+#: Each part of a body costs as much as a small request. Networks cut 1 MiB into some 700 parts.
+PARTS_MAX: Final = 10_000
+#: Requests of one connection that wait for those before them; then no more are read.
+PIPELINED_MAX: Final = 64
+#: Connections of a process, and how many the kernel may keep until a process takes them.
+CONNECTIONS_MAX: Final = 8_192
+BACKLOG: Final = 8_192
+#: For how long a connection whose client may still be sending stays after the last answer, so that this is read.
+LINGER_S: Final = 2.0
+#: How often deadlines are looked at, and how exact they are.
+TICK_S: Final = 0.25
+
+_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+_BODILESS: Final = {204, 304}
+_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,40}) (/[!-~]{0,2000}) HTTP/1\.[01]\r\n")
+
+Application = Callable[[Request], Awaitable[Answer]]
+
+
+class _Cut(Exception):
+    """Nothing more is to be read from this connection. `status`: what is said then, where no request can be answered."""
+
+    def __init__(self, status: int = 0) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class HttpServer:
+    """The connections of one process. `application` answers a request, whatever happens; times are in seconds."""
+
+    def __init__(
+        self, application: Application, *, head_timeout_s: float, body_timeout_s: float, body_bytes_max: int
+    ) -> None:
+        self.application = application
+        self.head_timeout_s = head_timeout_s
+        self.body_timeout_s = body_timeout_s
+        self.body_bytes_max = body_bytes_max
+        self.connections: set[Connection] = set()
+        self.is_draining = False
+        self.date = ""
+        self.loop = asyncio.get_running_loop()
+        self._all_are_gone = asyncio.Event()
+        self._listener: asyncio.Server | None = None
+        self._ticking: asyncio.Task[None] | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Take connections from here on."""
+        self._ticking = self.loop.create_task(self._tick())
+        self._listener = await self.loop.create_server(
+            lambda: Connection(self), sock=listener, backlog=BACKLOG
+        )
+
+    async def stop(self, *, drain: Awaitable[object], within_s: float) -> None:
+        """End all connections: each answer is the last of its own from now on; after `drain` no new one is taken.
+
+        Whoever has no request under way then is cut off, and so is, `within_s` later, whoever still has one.
+        """
+        self.is_draining = True
+        await drain
+        assert self._listener
+        self._listener.close()
+        self._all_are_gone.clear()
+        await asyncio.sleep(0)  # connections that were taken at the last moment may have sent something
+        for connection in list(self.connections):
+            connection.end_if_idle()
+        if self.connections:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._all_are_gone.wait(), within_s)
+        for connection in list(self.connections):
+            connection.abort()
+        if self._ticking:
+            self._ticking.cancel()
+
+    def forget(self, connection: "Connection") -> None:
+        """This one is closed."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._all_are_gone.set()
+
+    async def _tick(self) -> None:
+        while True:
+            self.date = formatdate(usegmt=True)
+            now = self.loop.time()
+            for connection in [each for each in self.connections if each.deadline < now]:
+                connection.time_out()
+            await asyncio.sleep(TICK_S)
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection. `deadline`: when it is cut off (loop time) unless something happens before.
+
+    A request is received (`_request`), waits for the answers to those before it (`_waiting`), and is answered.
+    """
+
+    __slots__ = (
+        "_answering",
+        "_fields",
+        "_has_begun",
+        "_head_bytes",
+        "_headers",
+        "_is_cut",
+        "_is_full",
+        "_is_last",
+        "_is_paused",
+        "_parser",
+        "_parts",
+        "_parts_count",
+        "_peer",
+        "_request",
+        "_server",
+        "_size",
+        "_transport",
+        "_url",
+        "_waiting",
+        "deadline",
+    )
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self._parser = HttpRequestParser(self)
+        self._transport: asyncio.Transport
+        self._peer: tuple[str, int] | None = None
+        self._answering: asyncio.Task[None] | None = None
+        self._waiting: deque[Request] = deque()
+        self._request: Request | None = None
+        self._has_begun = False
+        #: No request is read any more: the last one that was is the last to be answered.
+        self._is_cut = False
+        #: The answer to the present request is the last.
+        self._is_last = False
+        #: The client does not read its answers.
+        self._is_full = False
+        self._is_paused = False
+        self._url = b""
+        self._headers: dict[bytes, list[str]] = {}
+        self._head_bytes = self._fields = self._size = self._parts_count = 0
+        self._parts: list[bytes] = []
+        self.deadline = math.inf
+
+    # --- the transport's calls --------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # which uvloop's does not say it is
+        self._peer = transport.get_extra_info("peername")
+        self._server.connections.add(self)
+        self._allow(self._server.head_timeout_s)
+        if len(self._server.connections) > CONNECTIONS_MAX:
+            self._refuse(503)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.forget(self)
+        self._is_cut = True
+        self._waiting.clear()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_cut:
+            return  # the client is still sending, and has yet to read why nobody listens
+        had_begun, request = self._has_begun, self._request
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as wish:
+            self._decline(data[wish.args[0] :])
+        except HttpParserInvalidMethodError:
+            self._receive_unknown_method(data)
+        except HttpParserError as error:
+            cut = error.__context__
+            self._cut_short(cut.status if isinstance(cut, _Cut) else 400)
+        else:
+            if had_begun and self._has_begun and self._request is request:
+                self._count_unfinished(len(data))
+
+    def eof_received(self) -> bool:
+        """Whoever sends no more may still read: stay for the answers that are due."""
+        if self._request is not None and not self._is_cut:
+            self._receive_fault(Kind.INCOMPLETE_BODY)
+        self._is_cut = True
+        return self._answering is not None
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+        self._allow(self._server.head_timeout_s)
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        self.deadline = math.inf
+        if self._answering is None:
+            self._go_on()
+
+    # --- the parser's calls -----------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._request is not None:
+            return
+        self._has_begun = True
+        self._url = b""
+        self._headers = {}
+        self._head_bytes = self._fields = 0
+
+    def on_url(self, url: bytes) -> None:
+        if self._request is not None:
+            return
+        self._url += url
+        if len(self._url) > HEAD_BYTES_MAX:
+            raise _Cut(414)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._request is not None:
+            return  # after a body in chunks; nobody here asks for such fields (RFC 9110, 6.5.1)
+        self._fields += 1
+        self._head_bytes += len(name) + len(value)
+        if self._fields > FIELDS_MAX or self._head_bytes > HEAD_BYTES_MAX:
+            raise _Cut(431)
+        name, text = name.lower(), value.decode("latin-1")
+        if name in self._headers:
+            self._headers[name].append(text)
+        else:
+            self._headers[name] = [text]
+
+    def on_headers_complete(self) -> None:
+        if self._request is not None:
+            return
+        version = self._parser.get_http_version()
+        if version not in {"1.1", "1.0"}:
+            raise _Cut(400)
+        url = parse_url(self._url)
+        path = url.path.decode("ascii")
+        request = Request(
+            method=self._parser.get_method().decode(),
+            path=unquote(path) if "%" in path else path,
+            query_string=url.query or b"",
+            headers=self._headers,
+            peer=self._peer,
+        )
+        request.is_last = not self._parser.should_keep_alive() or version == "1.0"
+        self._request = request
+        self._parts, self._size, self._parts_count = [], 0, 0
+        self._allow(self._server.body_timeout_s)
+        length = self._headers.get(b"content-length")
+        declared = int(length[0]) if length else 0
+        expects = b"expect" in self._headers
+        if declared > (self._server.body_bytes_max if expects else DISCARD_BYTES):
+            self._receive_fault(Kind.PAYLOAD_TOO_LARGE)
+            raise _Cut
+        if expects and self._answering is None:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, part: bytes) -> None:
+        self._size += len(part)
+        self._parts_count += 1
+        if self._size > self._server.body_bytes_max:
+            self._parts.clear()
+        else:
+            self._parts.append(part)
+        if self._size > DISCARD_BYTES:
+            self._receive_fault(Kind.PAYLOAD_TOO_LARGE)
+            raise _Cut
+        if self._parts_count > PARTS_MAX:
+            self._receive_fault(Kind.PAYLOAD_TOO_LARGE, f"Send the body in fewer than {PARTS_MAX} parts.")
+            raise _Cut
+
+    def on_message_complete(self) -> None:
+        if self._parser.should_upgrade():
+            return
+        request, self._request, self._has_begun = self._request, None, False
+        assert request is not None
+        if self._size > self._server.body_bytes_max:
+            request.fault = Problem(kind=Kind.PAYLOAD_TOO_LARGE)
+        else:
+            request.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._receive(request)
+
+    # --- requests ---------------------------------------------------------------------------------
+
+    def _receive(self, request: Request) -> None:
+        self.deadline = math.inf
+        if self._answering is None and not self._is_full:
+            self._begin(request)
+            return
+        self._waiting.append(request)
+        if len(self._waiting) == PIPELINED_MAX:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def _receive_fault(self, kind: Kind, detail: str | None = None) -> None:
+        """Let the request that is being received be answered with a problem, and nothing be read after it."""
+        request, self._request = self._request, None
+        assert request is not None
+        request.fault = Problem(kind=kind, detail=detail)
+        request.is_last = True
+        self._is_cut = True
+        self._receive(request)
+
+    def _decline(self, rest: bytes) -> None:
+        """Go on with HTTP/1.1 though the client would rather speak something else, as Java's does (RFC 9110, 7.8).
+
+        The parser takes what follows such a head for the other protocol. Another one reads it, told how it is framed.
+        """
+        assert self._request is not None
+        if self._request.method == "CONNECT":
+            request, self._request, self._is_cut = self._request, None, True
+            request.is_last = True
+            self._receive(request)
+            return
+        framing = "".join(
+            f"{name.decode()}: {value}\r\n"
+            for name in (b"content-length", b"transfer-encoding")
+            for value in self._request.sent(name)
+        )
+        self._parser = HttpRequestParser(self)
+        self.data_received(f"POST / HTTP/1.1\r\n{framing}\r\n".encode() + rest)
+
+    def _receive_unknown_method(self, data: bytes) -> None:
+        """The parser knows methods by a list, and a path which of them it has: it can say so for any other, too."""
+        line = _REQUEST_LINE.match(data)
+        if line is None:
+            self._cut_short(400)
+            return
+        self._is_cut = True
+        self._receive(Request(method=line[1].decode(), path=unquote(line[2].decode()), is_last=True))
+
+    def _cut_short(self, status: int) -> None:
+        """What came can't be read on."""
+        if self._request is not None:
+            self._receive_fault(Kind.INCOMPLETE_BODY)
+        elif not self._is_cut:
+            self._refuse(status)
+
+    def _count_unfinished(self, count: int) -> None:
+        """Bytes that brought neither a head nor a body to its end."""
+        self._head_bytes += count
+        if self._request is None and self._head_bytes > HEAD_BYTES_MAX:
+            self._refuse(431)
+        elif self._head_bytes > 2 * DISCARD_BYTES:
+            self._receive_fault(Kind.PAYLOAD_TOO_LARGE)
+
+    def time_out(self) -> None:
+        """The deadline has passed."""
+        if self._is_full or self._is_cut:
+            self._transport.abort()
+        elif self._request is not None:
+            self._receive_fault(Kind.REQUEST_TIMEOUT)
+        elif self._has_begun:
+            self._refuse(408)
+        else:
+            self._transport.close()
+
+    # --- answers ----------------------------------------------------------------------------------
+
+    def _begin(self, request: Request) -> None:
+        self._answering = self._server.loop.create_task(self._answer(request))
+
+    async def _answer(self, request: Request) -> None:
+        answer = await self._server.application(request)
+        self._answering = None
+        transport = self._transport
+        if transport.is_closing():
+            return
+        is_last = request.is_last or self._server.is_draining or (self._is_cut and not self._waiting)
+        transport.write(self._packed(answer, is_last=is_last, with_body=request.method != "HEAD"))
+        if is_last:
+            self._end()
+        else:
+            self._go_on()
+
+    def _packed(self, answer: Answer, *, is_last: bool, with_body: bool) -> bytes:
+        status, content = answer.status_code, answer.content
+        lines = [f"{name}: {value}\r\n" for name, value in answer.fields()]
+        lines.append(f"date: {self._server.date}\r\n")
+        if status not in _BODILESS:
+            lines.append(f"content-length: {len(content)}\r\n")
+        if is_last:
+            lines.append("connection: close\r\n")
+        head = "".join(lines)
+        if head.count("\n") != len(lines):
+            raise ValueError("a field of the answer has a line end")
+        packed = f"{_STATUS_LINES[status]}{head}\r\n".encode("latin-1")
+        return packed + content if with_body else packed
+
+    def _go_on(self) -> None:
+        if self._is_full:
+            return
+        if self._waiting:
+            self._begin(self._waiting.popleft())
+            return
+        if self._is_paused:
+            self._is_paused = False
+            self._transport.resume_reading()
+        if self._request is None:
+            self._allow(self._server.head_timeout_s)
+
+    def _refuse(self, status: int) -> None:
+        """Say no to what is no request, once all requests before it are answered."""
+        self._is_cut = True
+        if self._answering is None:
+            head = f"{_STATUS_LINES[status]}content-length: 0\r\ndate: {self._server.date}\r\nconnection: close\r\n\r\n"
+            self._transport.write(head.encode())
+            self._end()
+
+    def _end(self) -> None:
+        """Close the connection, after a while where the client may not have read its answer.
+
+        Were it closed while something arrives, the kernel would reset it, and the client might lose the answer
+        (RFC 9112, 9.6).
+        """
+        self._waiting.clear()
+        if self._is_cut:
+            self._allow(LINGER_S)
+            self._transport.write_eof()
+        else:
+            self._is_cut = True
+            self._transport.close()
+
+    def end_if_idle(self) -> None:
+        """Close the connection unless a request is under way."""
+        if self._answering is None and self._request is None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection whatever is under way."""
+        self._transport.abort()
+
+    def _allow(self, seconds: float) -> None:
+        self.deadline = self._server.loop.time() + seconds

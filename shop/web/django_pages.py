@@ -1,0 +1,63 @@
+"""Pages: requests that Django's own handler answers, and its answers in one piece."""
+
+import asyncio
+from typing import Any
+
+from django.core.handlers.asgi import ASGIHandler
+from django.db import connections
+
+from shop.web.http import Answer, Request
+
+_django: Any = ASGIHandler()
+# Each of its requests has a thread of its own. A connection that was kept would be met by no other thread, and stay open
+# until the collector of garbage comes by, which is seldom here (`workers.memory`): some pages, and PostgreSQL had none left.
+connections.settings["default"]["CONN_MAX_AGE"] = 0
+
+
+async def page(request: Request) -> Answer:
+    """Django's answer."""
+    answer = Answer()
+    cookies: list[str] = []
+    parts: list[bytes] = []
+    unread = [{"type": "http.request", "body": request.body, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        # Django then waits for the client to leave, until it has answered.
+        return unread.pop() if unread else await asyncio.get_running_loop().create_future()
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            parts.append(message.get("body", b""))
+            return
+        answer.status_code = message["status"]
+        for raw_name, raw_value in message["headers"]:
+            name, value = raw_name.decode().lower(), raw_value.decode("latin-1")
+            if name == "set-cookie":
+                cookies.append(value)
+            elif name == "content-type":
+                answer.content_type = value
+            elif name != "content-length":
+                answer.headers[name] = value
+
+    await _django(_scope(request), receive, send)
+    answer.content, answer.cookies = b"".join(parts), cookies
+    return answer
+
+
+def _scope(request: Request) -> dict[str, Any]:
+    """The request as ASGI describes it (ASGI 3.0, HTTP connection scope)."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": request.method,
+        "scheme": "http",
+        "path": request.path,
+        "query_string": request.query_string,
+        "root_path": "",
+        "headers": [
+            (name, value.encode("latin-1")) for name, values in request.headers.items() for value in values
+        ],
+        "client": request.peer,
+        "server": None,
+    }
