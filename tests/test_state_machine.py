@@ -100,8 +100,8 @@ CONTROLS = [
     (
         "what is spent is not given back",
         "settle.lua",
-        "if not spent then give_back(cjson.decode(held)) end",
-        "give_back(cjson.decode(held))",
+        "if held and not spent then give_back(cjson.decode(held)) end",
+        "if held then give_back(cjson.decode(held)) end",
     ),
 ]
 
