@@ -1,6 +1,7 @@
 """Errors reach Sentry where it is wished for, and nothing of it is loaded elsewhere."""
 
 import gzip
+import os
 import subprocess
 import sys
 import threading
@@ -64,6 +65,15 @@ def test_an_error_of_a_worker_reaches_sentry_with_its_order_and_its_traceback(tm
 
     assert reported()[0]["tags"] == {"order": order, "task": order}
     assert reported()[0]["exception"]["values"][-1]["type"] == "FailPointReached"
+
+
+def test_a_shop_without_the_extra_says_so_once_and_goes_on() -> None:
+    code = "import sys; sys.modules['sentry_sdk'] = None; import django; django.setup(); print('goes on')"
+    env = os.environ | {"SENTRY_DSN": "http://key@127.0.0.1:1/1"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "goes on"
+    assert done.stderr.count("the extra `sentry` is not installed") == 1
 
 
 def test_nothing_of_it_is_loaded_where_it_is_not_wished_for() -> None:
