@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 from importlib.resources import files
 from queue import Empty
-from time import monotonic, time
+from time import monotonic, sleep, time
 from typing import Any
 
 import celery.app.amqp
@@ -46,7 +46,7 @@ PACE_S = 0.004
 ACKNOWLEDGE_WITHIN_S = 0.02
 #: A worker says what it has in hand so often, in visibility timeouts: it may be kept from it once, by a Redis that is away.
 KEPT_WITHIN = 1 / 3
-#: A worker leaves a Redis alone for so long in which somebody has put something else under the key of a queue.
+#: A worker leaves a Redis alone for so long that refuses it at its start, or in which somebody has broken a queue's key.
 REST_S = 1.0
 #: Messages that no consumer can read are kept here, the newest thousand, for people to look at.
 UNREADABLE = "unreadable"
@@ -385,12 +385,17 @@ def _is_of_a_broken_key(refusal: redis.ResponseError) -> bool:
 class Poller(kombu_redis.MultiChannelPoller):
     """What waits for the channels of a connection."""
 
+    _refused = ""
+
     def maybe_restore_messages(self) -> None:
-        """Look for overdue messages; where Redis refuses, the next time."""
+        """Look for overdue messages; where Redis refuses, say so once, and look again the next time."""
         try:
             super().maybe_restore_messages()
+            self._refused = ""
         except redis.ResponseError as refusal:
-            log.warning("overdue messages are not looked for at present: %s", refusal)
+            if self._refused != str(refusal):
+                log.warning("overdue messages are not looked for at present: %s", refusal)
+            self._refused = str(refusal)
 
     def keep(self) -> None:
         """Say what is in the hands of this worker; what it could not say for long comes again."""
@@ -438,8 +443,9 @@ class Transport(kombu_redis.Transport):
             super().register_with_event_loop(connection, loop)
         except (OSError, redis.RedisError):
             # It begins with a look for overdue messages, which a Redis that takes no writes refuses. Celery has no hold of
-            # the connection yet, and tries again with another one.
+            # the connection yet, and tries again with another one: at once.
             self.close_connection(connection)
+            sleep(REST_S)
             raise
         options = connection.client.transport_options
         silent_s = options.get("visibility_timeout", Channel.visibility_timeout)
