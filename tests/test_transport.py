@@ -425,6 +425,21 @@ def test_no_fetch_takes_more_than_the_prefetch_limit_leaves(client: "redis.Redis
     assert (at_first, in_hand, then) == (10, 10, 14)
 
 
+@pytest.mark.parametrize("waiting", [300, 3_000])
+def test_however_long_the_line_its_oldest_are_fetched_first_each_of_them_recorded(
+    client: "redis.Redis", waiting: int
+) -> None:
+    put_many(client, waiting, FIRST)
+    oldest_first = [json.loads(text)["headers"]["id"] for text in client.lrange(FIRST, -200, -1)][::-1]
+
+    with a_taker(FIRST, prefetch=200) as taker:
+        taken = ids_of(taker.take_all())
+        recorded = (set(client.hkeys("unacked")), set(client.zrange("unacked_index", 0, -1)))
+
+    assert taken == oldest_first
+    assert recorded == (set(oldest_first), set(oldest_first))
+
+
 def test_a_queue_that_is_always_full_leaves_the_others_their_share(client: "redis.Redis") -> None:
     put_many(client, 1_000, FIRST)
     put_many(client, 20, SECOND)
