@@ -112,7 +112,7 @@ ORDER_MS: Final = Histogram(
     ),
 )
 #: Orders that a worker took together.
-BATCH_ORDERS: Final = Histogram(name="batch", unit="orders", bounds=(1, 2, 4, 8, 16, 32, 64, 128))
+BATCH_ORDERS: Final = Histogram(name="batch", unit="orders", bounds=(1, 2, 4, 8, 16, 32, 64, 128, 256))
 
 
 class Tally:

@@ -13,7 +13,7 @@ from shop.stores import StoreUnavailable, store_faults, web_redis
 #: The rate is that of so many seconds, told one second late (`shop.figures`).
 MEASURED_S: Final = 10
 #: Workers take up to so many orders together: whoever has fewer before him is in the next batch.
-NEXT_BATCH: Final = 128
+NEXT_BATCH: Final = 256
 #: An order that waits for longer while no order ends waits for workers, not for its turn.
 STANDSTILL_S: Final = 5
 

@@ -27,7 +27,7 @@ TASK_HARD_LIMIT_S = 12
 DAY_S = 86_400
 
 #: Messages in hand, fetched and not acknowledged, for each process of the pool.
-PREFETCH_PER_PROCESS = 128
+PREFETCH_PER_PROCESS = 256
 
 # Events are JSON as everywhere in Celery, written by a faster encoder: there are three for each task.
 _encode: Any = msgspec.json.encode

@@ -38,7 +38,7 @@ from workers.turn import pool_turn
 log = get_logger(__name__)
 
 #: Messages and bytes of one batch, at most: some milliseconds of work, some tens at worst.
-BATCH_MESSAGES = 128
+BATCH_MESSAGES = 256
 BATCH_BYTES = 256 * 1024
 #: A batch that takes longer is interrupted; one that can't be interrupted costs its process. Far below the visibility
 #: timeout, so that nobody else gets its messages meanwhile.

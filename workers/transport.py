@@ -37,7 +37,7 @@ from redis.commands.core import Script
 log = get_logger(__name__)
 
 #: Messages of one fetch, at most.
-FETCH_MAX = 128
+FETCH_MAX = 256
 #: Of each queue but the first, in one fetch: they are not starved, and do not push the first aside.
 OTHERS_SHARE = 8
 #: Under load, fetches are so far apart: fuller ones cost less per message. The first after a silence goes at once.
