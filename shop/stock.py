@@ -21,6 +21,8 @@ from workers.fail_points import reach
 
 #: How often a load begins again when reservations ended under its hands. Each time is some milliseconds.
 LOAD_TRIES = 50
+#: Those who load a SKU at once wait for up to as many loads.
+MOST_LOADERS = 8
 #: SKUs loaded in one go.
 LOAD_BATCH = 500
 
@@ -33,13 +35,16 @@ def load(client: TextRedis, skus: Sequence[str]) -> set[str]:
     unknown: set[str] = set()
     for at in range(0, len(skus), LOAD_BATCH):
         missing = list(skus[at : at + LOAD_BATCH])
-        for _ in range(LOAD_TRIES):
+        for tries in range(1, LOAD_TRIES + 1):
+            began = time.monotonic()
             missing, absent = _load_once(client, missing)
             unknown |= absent
             if not missing:
                 break
-            # Of loaders that begin together each makes the others' work void: go on one after the other.
-            time.sleep(random.uniform(0.001, 0.02))
+            # Of loaders that begin together each makes the others' work void: go on one after the other. With a slow
+            # PostgreSQL that takes waits as long as loads, and more where they are many.
+            took_s = time.monotonic() - began
+            time.sleep(random.uniform(0.001, 0.02) + random.uniform(0, took_s) * min(tries, MOST_LOADERS))
         else:
             raise StoreUnavailable(f"stock of {missing[:3]} changed too fast to be loaded")
     return unknown

@@ -1,5 +1,6 @@
 """What becomes of orders: with one worker, with many at once, and after each kind of interruption."""
 
+import time
 import uuid
 from contextlib import suppress
 from typing import Any
@@ -430,6 +431,40 @@ def test_a_counter_that_is_missing_means_not_loaded_and_not_zero(client: "redis.
     (order,) = accepted(client, an_order((sku, 3)))
 
     assert fulfil([order], client=client) == {order.id: Status.CONFIRMED}
+
+
+def loaded_by_eight_at_once(client: "redis.Redis") -> list[object]:
+    """What eight get who load the same SKU, each of whose statements takes PostgreSQL a twentieth of a second."""
+    sku = a_sku(stock=10)
+
+    def slow(execute: Any, *call: Any) -> Any:
+        time.sleep(0.05)
+        return execute(*call)
+
+    def load() -> set[str]:
+        with connection.execute_wrapper(slow):
+            return stock.load(client, [sku])
+
+    return at_once(*[load] * 8)
+
+
+def test_many_who_load_a_sku_from_a_slow_postgresql_let_each_other_finish(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stock, "LOAD_TRIES", 25)
+
+    assert loaded_by_eight_at_once(client) == [set()] * 8
+
+
+def test_without_waits_as_long_as_loads_they_make_each_other_s_void_until_they_give_up(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stock, "LOAD_TRIES", 25)
+    monkeypatch.setattr(stock, "MOST_LOADERS", 0)
+
+    # Unless they are in step with each other, by chance.
+    rounds = (loaded_by_eight_at_once(client) for _ in range(10))
+    assert any(isinstance(outcome, StoreUnavailable) for outcomes in rounds for outcome in outcomes)
 
 
 def test_an_order_for_an_unknown_sku_is_rejected_and_names_it(client: "redis.Redis") -> None:
