@@ -126,6 +126,8 @@ class RedisServer(Server):
             # larger file takes longer to read at a start.
             "auto-aof-rewrite-min-size": "256mb",
             "save": '""',
+            # To compress the records of a backlog takes a rewrite of the file a third of its time, and saves half the disk.
+            "rdbcompression": "no",
             "maxmemory-policy": "noeviction",
         }
         # In a file, because command lines are public on the machine.
