@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextvars import Context
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import redis.asyncio
@@ -38,8 +38,12 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _Found = OrderState | StoreUnavailable | None
-#: An order id, and the client that asks for it.
-_Asked = tuple[str, str]
+#: An order id, the client that asks for it, and whether it will ask again before it says that the order is queued.
+_Asked = tuple[str, str, bool]
+
+#: Whoever waits for a queued order asks Redis alone at first. After so long it asks the books, too: they may have
+#: decided the order, and Redis not have heard of it.
+BOOKS_AFTER_S: Final = 1.0
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True):
@@ -74,7 +78,11 @@ async def find(order_id: str, client: str) -> OrderState | None:
     Redis first, PostgreSQL for what ended long ago or while Redis is away. Raises `StoreUnavailable` where the order may
     exist but nobody can tell.
     """
-    found = await _reading.ask((order_id, client))
+    return await _look(order_id, client, asks_again=False)
+
+
+async def _look(order_id: str, client: str, *, asks_again: bool) -> OrderState | None:
+    found = await _reading.ask((order_id, client, asks_again))
     if isinstance(found, StoreUnavailable):
         raise found
     return found
@@ -88,23 +96,25 @@ async def _read(asked: Sequence[_Asked]) -> list[_Found]:
     each_once = list(dict.fromkeys(asked))
     away: StoreUnavailable | None = None
     records: dict[_Asked, _Record | BrokenKey] = {}
-    books: dict[_Asked, OrderState] = {}
+    books: dict[tuple[str, str], OrderState] = {}
     try:
         records = await _in_redis(each_once)
     except StoreUnavailable as error:
         away = error
-    unsure = [each for each in each_once if _may_be_old(records.get(each))]
+    unsure = [each for each in each_once if _is_for_the_books(records.get(each), each)]
     try:
         if unsure:
             books = await _in_books(unsure)
     except StoreUnavailable as error:
         away = error
-    found = {each: _judged(records.get(each), books.get(each), away) for each in each_once}
+    found = {each: _judged(records.get(each), books.get(each[:2]), away) for each in each_once}
     return [found[each] for each in asked]
 
 
-def _may_be_old(record: _Record | BrokenKey | None) -> bool:
-    return record.may_be_old if isinstance(record, _Record) else True
+def _is_for_the_books(record: _Record | BrokenKey | None, asked: _Asked) -> bool:
+    if not isinstance(record, _Record):
+        return True
+    return record.may_be_old and not (asked[2] and record.status is Status.QUEUED)
 
 
 def _judged(
@@ -123,9 +133,9 @@ _reading = RoundTrips(_read, most=512)
 
 
 async def _in_redis(asked: list[_Asked]) -> dict[_Asked, _Record | BrokenKey]:
-    names = [keys.order(order_id) for order_id, _ in asked]
+    names = [keys.order(order_id) for order_id, *_ in asked]
     with store_faults():
-        found = await scripts.run_async(_line, "read", names, [client for _, client in asked], _records)
+        found = await scripts.run_async(_line, "read", names, [client for _, client, _ in asked], _records)
     return {
         each: record if isinstance(record, _Record) else BrokenKey.of(keys.order(each[0]))
         for each, record in zip(asked, found, strict=True)
@@ -133,10 +143,10 @@ async def _in_redis(asked: list[_Asked]) -> dict[_Asked, _Record | BrokenKey]:
     }
 
 
-async def _in_books(asked: list[_Asked]) -> dict[_Asked, OrderState]:
-    clients = list({client for _, client in asked})
+async def _in_books(asked: list[_Asked]) -> dict[tuple[str, str], OrderState]:
+    clients = list({client for _, client, _ in asked})
     found = await order_database.rows(
-        "orders", ids=uuid_array(order_id for order_id, _ in asked), clients=clients
+        "orders", ids=uuid_array(order_id for order_id, *_ in asked), clients=clients
     )
     return {(row[0], row[1]): _from_row(row) for row in found}
 
@@ -264,12 +274,14 @@ async def wait(order_id: str, client: str, seconds: float) -> OrderState | None:
     """`find`, but hold the answer for up to `seconds` while the order is queued and this process goes on."""
     clock = asyncio.get_running_loop().time
     until = clock() + seconds
+    asks_again, asks_again_at = True, min(until, clock() + BOOKS_AFTER_S)
     while True:
         async with settlements.watch(order_id) as changed:
-            state = await find(order_id, client)
             is_over = settlements.is_released or clock() >= until
+            state = await _look(order_id, client, asks_again=asks_again and not is_over)
             if state is None or state.status is not Status.QUEUED or is_over:
                 return state
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(until):
+                async with asyncio.timeout_at(asks_again_at):
                     await changed
+        asks_again, asks_again_at = False, until

@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import connection
 
 from shop import books, fulfilment, intake, keys, results, scripts, stores
+from shop.books import Decision
 from shop.domain import Order, Status
 from shop.results import OrderState, Settlements
 from shop.stores import BrokenKey, RedisLine, StoreUnavailable, WebDatabase
@@ -366,10 +367,44 @@ def test_whoever_waits_hears_of_what_was_settled_while_nobody_listened(client: "
     assert took_s < 3
 
 
+def test_whoever_waits_hears_of_what_the_books_have_decided_though_redis_never_does(
+    client: "redis.Redis",
+) -> None:
+    (order,) = accepted(client, an_order((a_sku(stock=1), 1)))
+    books.record([Decision(order=order, status=Status.REJECTED)])  # and its worker dies
+    connection.close()
+
+    async def story() -> tuple[OrderState | None, float]:
+        await results.wait(order.id, "nobody", 0)  # listens from here on
+        began = time.monotonic()
+        return await results.wait(order.id, order.client, 3), time.monotonic() - began
+
+    state, took_s = in_a_web_process(story)
+
+    assert client.hget(keys.order(order.id), "status") == Status.QUEUED
+    assert state.status is Status.REJECTED
+    assert results.BOOKS_AFTER_S <= took_s < 2.5
+
+
+def test_who_has_waited_to_the_end_is_told_what_the_books_say(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "BOOKS_AFTER_S", 100)
+    (order,) = accepted(client, an_order((a_sku(stock=1), 1)))
+    books.record([Decision(order=order, status=Status.REJECTED)])
+    connection.close()
+
+    async def story() -> OrderState | None:
+        return await results.wait(order.id, order.client, 0.2)
+
+    assert in_a_web_process(story).status is Status.REJECTED
+
+
 def test_without_looking_again_it_would_wait_to_the_end(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Settlements, "_wake_all", lambda _: None)
+    monkeypatch.setattr(results, "BOOKS_AFTER_S", 100)
 
     with pytest.raises(AssertionError):
         test_whoever_waits_hears_of_what_was_settled_while_nobody_listened(client)
