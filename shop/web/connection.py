@@ -386,13 +386,18 @@ class Connection(asyncio.Protocol):
         self._answering = self._server.loop.create_task(self._answer(request))
 
     async def _answer(self, request: Request) -> None:
-        answer = await self._server.application(request)
-        self._answering = None
         transport = self._transport
+        try:
+            answer = await self._server.application(request)
+            is_last = request.is_last or self._server.is_draining or (self._is_cut and not self._waiting)
+            packed = self._packed(answer, is_last=is_last, with_body=request.method != "HEAD")
+        except BaseException:
+            transport.abort()  # rather than keep the client waiting for ever
+            raise
+        self._answering = None
         if transport.is_closing():
             return
-        is_last = request.is_last or self._server.is_draining or (self._is_cut and not self._waiting)
-        transport.write(self._packed(answer, is_last=is_last, with_body=request.method != "HEAD"))
+        transport.write(packed)
         if is_last:
             self._end()
         else:
