@@ -1,6 +1,7 @@
 """A connection in each of its states: whatever a client does then, and does not do, it ends, and nothing else suffers."""
 
 import asyncio
+import gc
 import re
 import socket
 import threading
@@ -9,9 +10,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
+import structlog
 import uvloop
 
-from shop.web.connection import HttpServer
+from shop.web.connection import Connection, HttpServer
 from shop.web.http import Answer, Request
 from tests.builders import wait_until
 
@@ -139,3 +141,213 @@ def test_who_can_not_be_answered_is_hung_up_on_at_once(path: str) -> None:
 
         assert all_of(connection) == b""
         wait_until(lambda: not served.connections, what="the end of the connection")
+
+
+# --- in which order, and which answer -------------------------------------------------------------
+
+
+def test_a_method_that_nobody_knows_is_not_taken_for_the_request_before_it(served: Served) -> None:
+    with connected(served) as connection:
+        connection.sendall(get("/one") + get("/two", method="F~O"))
+        all_of(connection)
+
+    assert [(request.method, request.path) for request in served.heard] == [("GET", "/one")]
+
+
+def test_the_rest_of_a_method_that_nobody_knows_is_no_request(served: Served) -> None:
+    with connected(served) as connection:
+        connection.sendall(get("/one") + b"PO")
+        connection.recv(1000)
+        connection.sendall(get("/two"))
+        all_of(connection)
+
+    assert [(request.method, request.path) for request in served.heard] == [("GET", "/one")]
+
+
+def test_nonsense_after_requests_that_wait_is_refused_after_their_answers(served: Served) -> None:
+    with connected(served) as connection:
+        connection.sendall(get(f"/bytes/{MUCH}"))
+        wait_until(lambda: served.heard, what="the request")
+        connection.sendall(get("/two") + b"nonsense\r\n\r\n")
+        received = all_of(connection)
+
+    assert statuses(received) == [200, 200]
+    assert b"<GET /two>" in received
+
+
+def test_who_sends_no_more_and_reads_late_still_gets_all_its_answers(served: Served) -> None:
+    with connected(served) as connection:
+        connection.sendall(get(f"/bytes/{MUCH}") + get("/two"))
+        connection.shutdown(socket.SHUT_WR)
+        wait_until(lambda: served.heard, what="the request")
+        received = all_of(connection)
+
+    assert b"<GET /two>" in received
+
+
+def test_an_answer_that_may_have_no_body_has_none(served: Served) -> None:
+    with connected(served) as connection:
+        connection.sendall(get("/unmodified") + get("/two"))
+        connection.shutdown(socket.SHUT_WR)
+        received = all_of(connection)
+
+    assert statuses(received) == [304, 200]
+    assert b"a body that is none" not in received
+
+
+def test_an_answer_is_read_to_its_end_by_a_slow_client_that_sends_no_more(served: Served) -> None:
+    # More than what lingers on a connection otherwise, less than a client may take to read.
+    with connected(served) as connection:
+        connection.sendall(get(f"/bytes/{MUCH}"))
+        connection.shutdown(socket.SHUT_WR)
+        began = served.server.loop.time()
+        received = bytearray()
+        while part := connection.recv(100_000 if served.server.loop.time() - began < 0.8 else 1_000_000):
+            received += part
+
+    assert len(received) > MUCH
+
+
+def test_many_wishes_for_another_protocol_at_once_are_all_declined(served: Served) -> None:
+    wish = get("/", "Connection: Upgrade", "Upgrade: h2c")
+    with connected(served) as connection:
+        threading.Thread(
+            target=connection.sendall, args=[3000 * wish + get("/end", "Connection: close")]
+        ).start()
+        received = all_of(connection)
+
+    assert statuses(received) == [200] * 3001
+
+
+def test_what_a_request_says_in_its_context_does_not_reach_the_next_one() -> None:
+    told = []
+
+    async def answer(request: Request) -> Answer:
+        told.append(dict(structlog.contextvars.get_contextvars()))
+        structlog.contextvars.bind_contextvars(order=request.path)
+        await asyncio.sleep(0)
+        return Answer()
+
+    with serving(answer) as served, connected(served) as connection:
+        connection.sendall(get("/one") + get("/two") + get("/three", "Connection: close"))
+        all_of(connection)
+
+    assert told == [{}, {}, {}]
+
+
+def test_a_client_of_http_1_0_is_not_told_to_go_on(served: Served) -> None:
+    with connected(served) as connection:
+        connection.sendall(b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx")
+        received = all_of(connection)
+
+    assert statuses(received) == [200]
+
+
+def test_an_address_in_full_may_have_no_path(served: Served) -> None:
+    with connected(served) as connection:
+        connection.sendall(get("http://localhost", "Connection: close"))
+
+        assert b"<GET />" in all_of(connection)
+
+
+# --- connections that stay ------------------------------------------------------------------------
+
+
+def test_who_sends_requests_and_reads_no_answer_is_cut_off_whatever_else_it_sends(served: Served) -> None:
+    with connected(served) as connection:
+        connection.sendall(get(f"/bytes/{MUCH}"))
+        wait_until(lambda: served.heard, what="the request")
+        wait_until(lambda: next(iter(served.server.connections))._is_full, what="a client that does not read")
+        connection.sendall(get("/more"))
+
+        wait_until(lambda: not served.connections, timeout_s=5, what="the end of the connection")
+
+
+def test_who_reads_late_has_no_more_time_for_its_body(served: Served) -> None:
+    with connected(served) as connection:
+        begun = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf"
+        connection.sendall(get(f"/bytes/{MUCH}") + begun)
+        wait_until(lambda: served.heard, what="the request")
+
+        received = all_of(connection)  # until it is hung up on
+
+    assert statuses(received) == [200, 400]
+
+
+@pytest.mark.parametrize("headers", [(), ("Connection: close",)])
+def test_who_leaves_the_end_of_an_answer_unread_is_cut_off(served: Served, headers: tuple[str, ...]) -> None:
+    with connected(served) as connection:
+        unread = 0
+        while not unread:  # as many as the kernel takes, and the end of one more
+            count = len(served.heard)
+            connection.sendall(get("/bytes/20000"))
+            wait_until(lambda: len(served.heard) > count, what="the request")  # noqa: B023 - waits for this one
+            (open_one,) = served.server.connections
+            unread = open_one._transport.get_write_buffer_size()
+        connection.sendall(get("/bytes/1000", *headers))
+
+        wait_until(lambda: not served.connections, timeout_s=5, what="the end of the connection")
+
+
+def test_who_sends_no_end_of_the_fields_after_its_body_is_refused_soon(served: Served) -> None:
+    trailer = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: "
+    with connected(served) as connection:
+        connection.sendall(trailer)
+        sent = 0
+        with suppress(ConnectionError):
+            while not served.heard and sent < 20_000_000:
+                connection.sendall(b"x" * 100_000)
+                sent += 100_000
+        all_of(connection)
+
+    assert "payload-too-large" in str(served.heard[0].fault)
+
+
+def test_a_head_may_be_as_large_in_pieces_as_in_one(served: Served) -> None:
+    head = get("/", *(f"X{n}: " + "x" * 5_000 for n in range(10)), "Connection: close")
+    with connected(served) as connection, connected(served) as other:
+        for at in range(0, len(head), 5_000):
+            connection.sendall(head[at : at + 5_000])
+            other.sendall(get("/"))
+            other.recv(1_000)  # by now that piece has been read, too
+        received = all_of(connection)
+
+    assert statuses(received) == [200]
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def test_what_a_client_sent_that_left_in_the_middle_is_forgotten_with_its_connection(served: Served) -> None:
+    gc.disable()
+    try:
+        for _ in range(50):
+            with connected(served) as connection:
+                connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nx")
+                wait_until(lambda: served.connections, what="the connection")
+            wait_until(lambda: not served.connections, what="its end")
+        kept = sum(isinstance(each, Connection) for each in gc.get_objects())
+    finally:
+        gc.enable()
+
+    assert kept < 5
+
+
+def test_of_large_requests_that_wait_no_more_are_read_than_one_may_hold(served: Served) -> None:
+    large = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000
+    with connected(served) as connection:
+        connection.sendall(get("/waits"))
+        wait_until(lambda: served.heard, what="the first")
+        sending = threading.Thread(target=connection.sendall, args=[60 * large])
+        sending.start()
+        waiting = next(iter(served.server.connections))._waiting
+        wait_until(lambda: next(iter(served.server.connections))._is_paused, what="no more being read")
+        held = sum(len(request.body) for request in waiting)
+        served.may_answer.set()
+        received = bytearray()
+        while len(statuses(bytes(received))) < 61:
+            received += connection.recv(1_000_000)
+        sending.join()
+
+    assert held <= 3 * BODY_BYTES_MAX
+    assert statuses(bytes(received)) == [200] * 61

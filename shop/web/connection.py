@@ -12,6 +12,7 @@ import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import Context
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, cast
@@ -36,7 +37,10 @@ FIELDS_MAX: Final = 100
 DISCARD_BYTES: Final = 16 * 1_048_576
 #: Each part of a body costs as much as a small request. Networks cut 1 MiB into some 700 parts.
 PARTS_MAX: Final = 10_000
-#: Requests of one connection that wait for those before them; then no more are read.
+#: Of what comes with a body and is none of it: sizes and extensions of chunks, and fields after it.
+FRAMING_BYTES_MAX: Final = 1_048_576
+#: Requests of one connection that wait for those before them, if their bodies are no larger than one may be; then no more
+#: are read.
 PIPELINED_MAX: Final = 64
 #: Connections of a process, and how many the kernel may keep until a process takes them.
 CONNECTIONS_MAX: Final = 8_192
@@ -117,13 +121,14 @@ class HttpServer:
         while True:
             self.date = formatdate(usegmt=True)
             now = self.loop.time()
-            for connection in [each for each in self.connections if each.deadline < now]:
+            for connection in [each for each in self.connections if each.is_late(now)]:
                 connection.time_out()
             await asyncio.sleep(TICK_S)
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection. `deadline`: when it is cut off (loop time) unless something happens before.
+    """One client's connection. `deadline`: when it is cut off (loop time) unless the client sends what is due before;
+    `reading_deadline`: unless it reads.
 
     A request is received (`_request`), waits for the answers to those before it (`_waiting`), and is answered.
     """
@@ -136,7 +141,6 @@ class Connection(asyncio.Protocol):
         "_headers",
         "_is_cut",
         "_is_full",
-        "_is_last",
         "_is_paused",
         "_parser",
         "_parts",
@@ -146,9 +150,11 @@ class Connection(asyncio.Protocol):
         "_server",
         "_size",
         "_transport",
+        "_unfinished_bytes",
         "_url",
         "_waiting",
         "deadline",
+        "reading_deadline",
     )
 
     def __init__(self, server: HttpServer) -> None:
@@ -162,16 +168,14 @@ class Connection(asyncio.Protocol):
         self._has_begun = False
         #: No request is read any more: the last one that was is the last to be answered.
         self._is_cut = False
-        #: The answer to the present request is the last.
-        self._is_last = False
         #: The client does not read its answers.
         self._is_full = False
         self._is_paused = False
         self._url = b""
         self._headers: dict[bytes, list[str]] = {}
-        self._head_bytes = self._fields = self._size = self._parts_count = 0
+        self._head_bytes = self._fields = self._unfinished_bytes = self._size = self._parts_count = 0
         self._parts: list[bytes] = []
-        self.deadline = math.inf
+        self.deadline = self.reading_deadline = math.inf
 
     # --- the transport's calls --------------------------------------------------------------------
 
@@ -187,17 +191,23 @@ class Connection(asyncio.Protocol):
         self._server.forget(self)
         self._is_cut = True
         self._waiting.clear()
+        # The parser knows this connection, too: what a client had sent would be kept until the collector of garbage comes.
+        del self._parser
 
     def data_received(self, data: bytes) -> None:
         if self._is_cut:
             return  # the client is still sending, and has yet to read why nobody listens
         had_begun, request = self._has_begun, self._request
         try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade as wish:
-            self._decline(data[wish.args[0] :])
+            try:
+                self._parser.feed_data(data)
+            except HttpParserUpgrade as wish:
+                self._decline(memoryview(data)[wish.args[0] :])
         except HttpParserInvalidMethodError:
-            self._receive_unknown_method(data)
+            if had_begun or self._answering is not None or self._waiting:
+                self._cut_short(400)  # it does not begin where the data begins
+            else:
+                self._receive_unknown_method(data)
         except HttpParserError as error:
             cut = error.__context__
             self._cut_short(cut.status if isinstance(cut, _Cut) else 400)
@@ -210,15 +220,15 @@ class Connection(asyncio.Protocol):
         if self._request is not None and not self._is_cut:
             self._receive_fault(Kind.INCOMPLETE_BODY)
         self._is_cut = True
-        return self._answering is not None
+        return self._answering is not None or bool(self._waiting)
 
     def pause_writing(self) -> None:
         self._is_full = True
-        self._allow(self._server.head_timeout_s)
+        self.reading_deadline = self._server.loop.time() + self._server.head_timeout_s
 
     def resume_writing(self) -> None:
         self._is_full = False
-        self.deadline = math.inf
+        self.reading_deadline = math.inf
         if self._answering is None:
             self._go_on()
 
@@ -230,7 +240,7 @@ class Connection(asyncio.Protocol):
         self._has_begun = True
         self._url = b""
         self._headers = {}
-        self._head_bytes = self._fields = 0
+        self._head_bytes = self._fields = self._unfinished_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         if self._request is not None:
@@ -259,7 +269,7 @@ class Connection(asyncio.Protocol):
         if version not in {"1.1", "1.0"}:
             raise _Cut(400)
         url = parse_url(self._url)
-        path = url.path.decode("ascii")
+        path = (url.path or b"/").decode("ascii")
         request = Request(
             method=self._parser.get_method().decode(),
             path=unquote(path) if "%" in path else path,
@@ -277,7 +287,7 @@ class Connection(asyncio.Protocol):
         if declared > (self._server.body_bytes_max if expects else DISCARD_BYTES):
             self._receive_fault(Kind.PAYLOAD_TOO_LARGE)
             raise _Cut
-        if expects and self._answering is None:
+        if expects and version == "1.1" and self._answering is None and not self._waiting:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, part: bytes) -> None:
@@ -313,7 +323,10 @@ class Connection(asyncio.Protocol):
             self._begin(request)
             return
         self._waiting.append(request)
-        if len(self._waiting) == PIPELINED_MAX:
+        if not self._is_paused and (
+            len(self._waiting) == PIPELINED_MAX
+            or sum(len(each.body) for each in self._waiting) > self._server.body_bytes_max
+        ):
             self._is_paused = True
             self._transport.pause_reading()
 
@@ -326,11 +339,22 @@ class Connection(asyncio.Protocol):
         self._is_cut = True
         self._receive(request)
 
-    def _decline(self, rest: bytes) -> None:
+    def _decline(self, unread: memoryview) -> None:
         """Go on with HTTP/1.1 though the client would rather speak something else, as Java's does (RFC 9110, 7.8).
 
         The parser takes what follows such a head for the other protocol. Another one reads it, told how it is framed.
         """
+        self._begin_anew()
+        while unread and not self._is_cut:
+            try:
+                self._parser.feed_data(unread)
+                return
+            except HttpParserUpgrade as wish:
+                unread = unread[wish.args[0] :]
+                self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Have another parser read the body of the request whose head was read."""
         assert self._request is not None
         if self._request.method == "CONNECT":
             request, self._request, self._is_cut = self._request, None, True
@@ -343,7 +367,7 @@ class Connection(asyncio.Protocol):
             for value in self._request.sent(name)
         )
         self._parser = HttpRequestParser(self)
-        self.data_received(f"POST / HTTP/1.1\r\n{framing}\r\n".encode() + rest)
+        self._parser.feed_data(f"POST / HTTP/1.1\r\n{framing}\r\n".encode())
 
     def _receive_unknown_method(self, data: bytes) -> None:
         """The parser knows methods by a list, and a path which of them it has: it can say so for any other, too."""
@@ -362,28 +386,37 @@ class Connection(asyncio.Protocol):
             self._refuse(status)
 
     def _count_unfinished(self, count: int) -> None:
-        """Bytes that brought neither a head nor a body to its end."""
-        self._head_bytes += count
-        if self._request is None and self._head_bytes > HEAD_BYTES_MAX:
+        """Bytes that brought neither a head nor a body to its end.
+
+        The parser puts a field together anew with each piece of it: a long one would cost the square of its length.
+        """
+        self._unfinished_bytes += count
+        if (
+            self._request is None and self._unfinished_bytes > 2 * HEAD_BYTES_MAX
+        ):  # an address, and all fields
             self._refuse(431)
-        elif self._head_bytes > 2 * DISCARD_BYTES:
+        elif self._request is not None and self._unfinished_bytes - self._size > FRAMING_BYTES_MAX:
             self._receive_fault(Kind.PAYLOAD_TOO_LARGE)
 
+    def is_late(self, now: float) -> bool:
+        """Whether a deadline has passed."""
+        return self.deadline < now or self.reading_deadline < now
+
     def time_out(self) -> None:
-        """The deadline has passed."""
-        if self._is_full or self._is_cut:
+        """A deadline has passed."""
+        if self.reading_deadline < math.inf or self._is_cut:
             self._transport.abort()
         elif self._request is not None:
             self._receive_fault(Kind.REQUEST_TIMEOUT)
         elif self._has_begun:
             self._refuse(408)
         else:
-            self._transport.close()
+            self._transport.abort()  # to close it would wait for a client that has not read the end of its answer
 
     # --- answers ----------------------------------------------------------------------------------
 
     def _begin(self, request: Request) -> None:
-        self._answering = self._server.loop.create_task(self._answer(request))
+        self._answering = self._server.loop.create_task(self._answer(request), context=Context())
 
     async def _answer(self, request: Request) -> None:
         transport = self._transport
@@ -415,7 +448,7 @@ class Connection(asyncio.Protocol):
         if head.count("\n") != len(lines):
             raise ValueError("a field of the answer has a line end")
         packed = f"{_STATUS_LINES[status]}{head}\r\n".encode("latin-1")
-        return packed + content if with_body else packed
+        return packed + content if with_body and status not in _BODILESS else packed
 
     def _go_on(self) -> None:
         if self._is_full:
@@ -432,7 +465,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, status: int) -> None:
         """Say no to what is no request, once all requests before it are answered."""
         self._is_cut = True
-        if self._answering is None:
+        if self._answering is None and not self._waiting:
             head = f"{_STATUS_LINES[status]}content-length: 0\r\ndate: {self._server.date}\r\nconnection: close\r\n\r\n"
             self._transport.write(head.encode())
             self._end()
@@ -444,8 +477,9 @@ class Connection(asyncio.Protocol):
         (RFC 9112, 9.6).
         """
         self._waiting.clear()
+        is_read = not self._transport.get_write_buffer_size()
+        self._allow(LINGER_S if is_read else self._server.head_timeout_s)
         if self._is_cut:
-            self._allow(LINGER_S)
             self._transport.write_eof()
         else:
             self._is_cut = True
