@@ -183,6 +183,24 @@ def test_an_address_may_be_written_in_several_ways(web: System, target: str) -> 
     )
 
 
+def test_an_address_that_names_the_whole_server_leads_nowhere(web: System) -> None:
+    reply = exchange(web, head(web, "OPTIONS * HTTP/1.1"))
+
+    assert (reply.status, reply.problem) == (404, "not-found")
+
+
+@pytest.mark.parametrize("path", ["/", "/static/icon.svg", "/admin/login/", "/nowhere", "/favicon.ico"])
+def test_a_head_alone_says_of_a_page_what_the_head_of_all_of_it_says(web: System, path: str) -> None:
+    replies = [exchange(web, head(web, f"{method} {path} HTTP/1.1")) for method in ("GET", "HEAD")]
+
+    whole, alone = (
+        [reply.status, *(reply.headers.get(name) for name in ("content-type", "content-length"))]
+        for reply in replies
+    )
+    assert alone == whole
+    assert replies[1].body == b""
+
+
 # --- processes that share a port ------------------------------------------------------------------
 
 

@@ -50,7 +50,8 @@ def _scope(request: Request) -> dict[str, Any]:
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
-        "method": request.method,
+        # Of a file, WhiteNoise would give the head without a body, whose length is then nobody's to tell.
+        "method": "GET" if request.method == "HEAD" else request.method,
         "scheme": "http",
         "path": request.path,
         "query_string": request.query_string,

@@ -163,7 +163,7 @@ def response(problem: Problem) -> Answer:
 
 def page_meant(path: str) -> str | None:
     """The page that a `type` leads to which was resolved against the address of the request (RFC 9457, 3.1.1)."""
-    return _PAGES.get(path.rsplit("/", 1)[1])
+    return _PAGES.get(path.rsplit("/", 1)[-1])  # `*` has no "/"
 
 
 _PAGES: Final = {kind.slug: kind.page for kind in Kind}
