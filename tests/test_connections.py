@@ -5,8 +5,9 @@ import os
 import re
 import signal
 import socket
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tests.builders import a_sku, wait_until
 from tests.raw_http import chunked, connected, exchange, head, order_head, read_reply
 from tests.running import System
 from workers.proc import is_running
-from workers.processes import run_to_end
+from workers.processes import PartFailedError, run_to_end
 
 ORDER = json.dumps({"items": [{"sku": "X", "quantity": 1}]}).encode()
 LENGTH = f"Content-Length: {len(ORDER)}"
@@ -228,6 +229,47 @@ def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
         os.kill(parent, signal.SIGKILL)
 
         wait_until(lambda: not any(map(is_running, forked)), what="the end of its children")
+
+
+def test_where_no_process_starts_nobody_listens_for_long() -> None:
+    program = (
+        "from workers import prefork\n"
+        "def fail(listener): raise OSError('it can not start')\n"
+        "prefork.serve(fail, prefork.listen('127.0.0.1', 0, 1), processes=2, stop_within_s=5)\n"
+    )
+
+    with pytest.raises(PartFailedError, match="no process starts"):
+        run_to_end(["python", "-c", program], meanwhile=patience(20))
+
+
+def test_a_process_that_fails_now_and_then_is_replaced_as_often_as_it_does(tmp_path: Path) -> None:
+    # Ten false starts, but never five of them while nobody has lasted.
+    program = (
+        "import os, pathlib, time\n"
+        "from workers import prefork\n"
+        "prefork.START_S = 0.0\n"
+        f"starts = pathlib.Path({str(tmp_path / 'starts')!r})\n"
+        "def fail(listener):\n"
+        "    with starts.open('a') as told: told.write('x')\n"
+        "    if starts.stat().st_size == 10: os.kill(os.getppid(), 15); time.sleep(60)\n"
+        "    raise OSError('it fails')\n"
+        "prefork.serve(fail, prefork.listen('127.0.0.1', 0, 1), processes=1, stop_within_s=5)\n"
+    )
+
+    run_to_end(["python", "-c", program], meanwhile=patience(20))
+
+    assert (tmp_path / "starts").read_text() == 10 * "x"
+
+
+def patience(seconds: float) -> Callable[[], None]:
+    """What raises once so much time has passed."""
+    deadline = time.monotonic() + seconds
+
+    def look() -> None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not over within {seconds} s")
+
+    return look
 
 
 def test_help_needs_no_settings() -> None:

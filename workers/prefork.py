@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, NoReturn
 
@@ -17,6 +17,9 @@ from workers.launch import end_with
 
 #: A process that has ended is started again so much later.
 RESPAWN_DELAY_S: Final = 0.2
+#: Where none has lasted longer than this, and so many have failed, none will.
+START_S: Final = 10.0
+FALSE_STARTS_MAX: Final = 5
 _STOP: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _HEARD: Final = _STOP | {signal.SIGCHLD}
 
@@ -39,14 +42,20 @@ def serve(
     """Run `work` in so many processes, until this one is told to stop by SIGTERM or SIGINT, and tells them by SIGTERM.
 
     Whoever has not ended `stop_within_s` later is killed. All end with this process, however it ends.
+
+    Raises SystemExit where they fail as soon as they start: for as long as this process listens, clients come here, and not
+    to others that share the port and would answer.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
-    crew = {_fork(partial(work, listener)) for _ in range(processes)}
-    while signal.sigwait(_HEARD) not in _STOP:
+    crew = {_fork(partial(work, listener)): time.monotonic() for _ in range(processes)}
+    false_starts = 0
+    while false_starts < FALSE_STARTS_MAX and signal.sigwait(_HEARD) not in _STOP:
         for ended, status in _ended(crew):
+            lasted_s = time.monotonic() - min([crew.pop(ended), *crew.values()])
+            false_starts = false_starts + 1 if os.WEXITSTATUS(status) and lasted_s < START_S else 0
             sys.stderr.write(f"process {ended} ended with {_how(status)}; another one takes its place\n")
             time.sleep(RESPAWN_DELAY_S)
-            crew.add(_fork(partial(work, listener)))
+            crew[_fork(partial(work, listener))] = time.monotonic()
     listener.close()  # so that nobody listens once they have stopped to
     _tell(crew, signal.SIGTERM)
     deadline = time.monotonic() + stop_within_s
@@ -54,8 +63,11 @@ def serve(
         heard = signal.sigtimedwait(_HEARD, left_s)
         if heard and heard.si_signo in _STOP:
             _tell(crew, signal.SIGTERM)
-        _ended(crew)
+        for ended, _ in _ended(crew):
+            del crew[ended]
     _tell(crew, signal.SIGKILL)
+    if false_starts >= FALSE_STARTS_MAX:
+        raise SystemExit("no process starts")
 
 
 def _fork(work: Callable[[], None]) -> int:
@@ -85,11 +97,9 @@ def _become(work: Callable[[], None], parent: int) -> NoReturn:
         os._exit(code)
 
 
-def _ended(crew: set[int]) -> list[tuple[int, int]]:
-    """Take those that have ended out of the crew: their ids and wait statuses."""
-    found = [(pid, status) for pid, status in (os.waitpid(each, os.WNOHANG) for each in crew) if pid]
-    crew.difference_update(pid for pid, _ in found)
-    return found
+def _ended(crew: Iterable[int]) -> list[tuple[int, int]]:
+    """Those of the crew that have ended: their ids and wait statuses."""
+    return [(pid, status) for pid, status in (os.waitpid(each, os.WNOHANG) for each in crew) if pid]
 
 
 def _how(status: int) -> str:
@@ -97,6 +107,6 @@ def _how(status: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit status {code}"
 
 
-def _tell(crew: set[int], number: signal.Signals) -> None:
+def _tell(crew: Iterable[int], number: signal.Signals) -> None:
     for pid in crew:
         os.kill(pid, number)  # its own child, which it has not waited for: the id is no one else's
