@@ -250,6 +250,24 @@ def test_an_address_in_full_may_have_no_path(served: Served) -> None:
         assert b"<GET />" in all_of(connection)
 
 
+def test_a_client_whose_next_requests_are_not_taken_any_more_reads_its_last_answer_in_peace(
+    served: Served,
+) -> None:
+    with connected(served) as connection:
+        connection.sendall(get("/waits") + 300 * get("/next") + b"GET")
+        wait_until(lambda: served.heard, what="the first request")
+        served.server.is_draining = True
+        served.may_answer.set()
+        received = b""
+        while part := connection.recv(
+            1_000
+        ):  # were it reset, some systems would throw away what had come before
+            received += part
+            connection.sendall(get("/still-sending"))
+
+    assert statuses(received) == [200]
+
+
 # --- connections that stay ------------------------------------------------------------------------
 
 

@@ -476,13 +476,15 @@ class Connection(asyncio.Protocol):
         Were it closed while something arrives, the kernel would reset it, and the client might lose the answer
         (RFC 9112, 9.6).
         """
+        may_be_sending = self._is_cut or self._has_begun or bool(self._waiting)
         self._waiting.clear()
+        self._is_cut = True
         is_read = not self._transport.get_write_buffer_size()
         self._allow(LINGER_S if is_read else self._server.head_timeout_s)
-        if self._is_cut:
+        if may_be_sending:
             self._transport.write_eof()
+            self._transport.resume_reading()
         else:
-            self._is_cut = True
             self._transport.close()
 
     def end_if_idle(self) -> None:
