@@ -26,8 +26,9 @@ class RoundTrips(Generic[Question, Reply]):
     themselves; a question that comes alone is asked at once.
     """
 
-    #: Under load trips begin so far apart at least: a trip costs both sides as much as a few questions do.
-    PACE_S = 0.004
+    #: After a trip the next one lets this pass for each question that was in it, and at most `PACE_MAX_S`. A trip costs both
+    #: sides as much as a few questions do, so a crowd is made to gather; whoever comes after one alone hardly waits.
+    PACE_S, PACE_MAX_S = 0.002, 0.010
 
     def __init__(
         self, trip: Callable[[Sequence[Question]], Awaitable[Sequence[Reply]]], *, most: int
@@ -53,8 +54,8 @@ class RoundTrips(Generic[Question, Reply]):
         try:
             while self._waiting:
                 await asyncio.sleep(max(0.0, self._next_at - clock()))
-                self._next_at = clock() + self.PACE_S
                 together, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+                self._next_at = clock() + min(self.PACE_S * len(together), self.PACE_MAX_S)
                 await self._go(together)
         finally:
             self._running = None

@@ -92,6 +92,7 @@ def test_a_trip_takes_no_more_questions_than_allowed() -> None:
 
 def test_a_lone_question_does_not_wait_for_company(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RoundTrips, "PACE_S", 3600)
+    monkeypatch.setattr(RoundTrips, "PACE_MAX_S", 3600)
 
     async def story(_: Store, trips: "RoundTrips[int, int]") -> None:
         assert await trips.ask(1) == 2
@@ -99,17 +100,28 @@ def test_a_lone_question_does_not_wait_for_company(monkeypatch: pytest.MonkeyPat
     in_a_loop(story)
 
 
-def test_under_load_trips_keep_their_distance(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RoundTrips, "PACE_S", 0.05)
+def gaps_between_trips(of: int) -> list[float]:
+    """Seconds between the trips of so many questions each, which follow each other at once."""
+    gaps: list[float] = []
 
     async def story(store: Store, trips: "RoundTrips[int, int]") -> None:
-        for question in range(4):
-            await trips.ask(question)
+        for _ in range(4):
+            await asyncio.gather(*map(trips.ask, range(of)))
 
-        gaps = [after - before for before, after in zip(store.began_at, store.began_at[1:], strict=False)]
-        assert min(gaps) >= 0.049
+        assert [len(trip) for trip in store.trips] == [of] * 4
+        gaps.extend(after - before for before, after in zip(store.began_at, store.began_at[1:], strict=False))
 
     in_a_loop(story)
+    return gaps
+
+
+def test_the_more_came_together_the_later_the_next_trip_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RoundTrips, "PACE_S", 0.02)
+    monkeypatch.setattr(RoundTrips, "PACE_MAX_S", 0.1)
+
+    assert min(gaps_between_trips(of=1)) >= 0.019
+    assert min(gaps_between_trips(of=3)) >= 0.059
+    assert 0.099 <= min(gaps_between_trips(of=20)) < 0.4
 
 
 @pytest.mark.parametrize("moment", ["before the trip", "during the trip"])
