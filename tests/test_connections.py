@@ -202,6 +202,16 @@ def test_a_head_alone_says_of_a_page_what_the_head_of_all_of_it_says(web: System
     assert replies[1].body == b""
 
 
+@pytest.mark.parametrize(
+    ("version", "hosts", "status"),
+    [("1.1", 1, 200), ("1.1", 0, 400), ("1.1", 2, 400), ("1.0", 0, 200), ("1.0", 2, 400)],
+)
+def test_a_request_names_one_host(web: System, version: str, hosts: int, status: int) -> None:
+    lines = [f"GET /healthz HTTP/{version}", *["Host: localhost"] * hosts, "Connection: close", "", ""]
+
+    assert exchange(web, "\r\n".join(lines).encode()).status == status
+
+
 # --- processes that share a port ------------------------------------------------------------------
 
 

@@ -266,8 +266,8 @@ class Connection(asyncio.Protocol):
         if self._request is not None:
             return
         version = self._parser.get_http_version()
-        if version not in {"1.1", "1.0"}:
-            raise _Cut(400)
+        if version not in {"1.1", "1.0"} or not self._names_its_host(version):
+            raise _Cut(400)  # of two hosts a proxy might have looked at the other one (RFC 9112, 3.2)
         url = parse_url(self._url)
         path = (url.path or b"/").decode("ascii")
         request = Request(
@@ -289,6 +289,10 @@ class Connection(asyncio.Protocol):
             raise _Cut
         if expects and version == "1.1" and self._answering is None and not self._waiting:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _names_its_host(self, version: str) -> bool:
+        hosts = len(self._headers.get(b"host", ()))
+        return hosts == 1 or (hosts == 0 and version == "1.0")
 
     def on_body(self, part: bytes) -> None:
         self._size += len(part)
