@@ -239,6 +239,7 @@ def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
         os.kill(parent, signal.SIGKILL)
 
         wait_until(lambda: not any(map(is_running, forked)), what="the end of its children")
+        assert forked
 
 
 def test_where_no_process_starts_nobody_listens_for_long() -> None:

@@ -386,6 +386,15 @@ def test_whoever_waits_hears_of_what_the_books_have_decided_though_redis_never_d
     assert results.BOOKS_AFTER_S <= took_s < 2.5
 
 
+def test_without_asking_the_books_in_between_it_would_wait_to_the_end(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "BOOKS_AFTER_S", 100)
+
+    with pytest.raises(AssertionError):
+        test_whoever_waits_hears_of_what_the_books_have_decided_though_redis_never_does(client)
+
+
 def test_who_has_waited_to_the_end_is_told_what_the_books_say(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:

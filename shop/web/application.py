@@ -63,7 +63,7 @@ async def _answer(request: Request, answered: Callable[[Request], Awaitable[Answ
 
 
 async def _view(request: Request) -> Answer:
-    """The answer of the API's view; its headers may say otherwise than what is said where it says nothing."""
+    """The answer of the API's view that the path leads to. Raises `Resolver404` and whatever the view raises."""
     found = _resolved(request.path)
     answer: Answer = await found.func(request, *found.args, **found.kwargs)
     return answer
