@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from tests.builders import a_sku, wait_until
 from tests.failing import FailPoints
@@ -47,6 +48,7 @@ def a_sentry() -> Iterator[tuple[str, list[dict[str, Any]]]]:
             thread.join()
 
 
+@pytest.mark.usefixtures("client")  # no order of another test may come in between
 def test_an_error_of_a_worker_reaches_sentry_with_its_order_and_its_traceback(tmp_path: Path) -> None:
     with a_sentry() as (dsn, events):
         env = {"SENTRY_DSN": dsn, "FAIL_POINTS": str(tmp_path), "no_proxy": "*"}

@@ -93,6 +93,7 @@ def test_a_line_about_a_store_that_is_away_has_the_ids_without_being_asked_for(
     assert line["path"] == "/api/v1/orders"
 
 
+@pytest.mark.usefixtures("client")  # no order of another test may come in between
 def test_a_line_about_a_fault_in_a_worker_has_the_ids_without_being_asked_for(tmp_path: Path) -> None:
     with System(tmp_path, {"FAIL_POINTS": str(tmp_path)}) as system:
         system.start("web", "worker")
