@@ -18,7 +18,7 @@ from shop.stores import redis_client
 from tasks.orders import fulfil_order
 from tests.builders import wait_until
 from tests.crews import SOON_S, Worker, a_busy_crew, in_hand, of, wait_for_all, wait_in_line, what_is_told
-from tests.errands import QUEUES, SOON_OVERDUE, STOCK, Diary, an_app, app, send, some
+from tests.errands import OPTIONS, QUEUES, SOON_OVERDUE, STOCK, Diary, an_app, app, send, some
 from workers.batching import Unhandled, run_batch
 from workers.embedded import RedisServer
 from workers.turn import pool_turn
@@ -324,6 +324,17 @@ def test_messages_in_line_let_others_pass_and_are_offered_again(crew: Worker) ->
     assert set(done_meanwhile).isdisjoint(waiting)
     assert sorted(name for name in crew.diary.page("done") if name in waiting) == waiting
     assert set(crew.diary.page("alone")).isdisjoint(waiting)
+
+
+def test_a_message_in_line_is_offered_again_where_nothing_else_happens(tmp_path: Path) -> None:
+    (name,) = some(1)
+    quiet = {"broker_transport_options": {**OPTIONS, "unacked_restore_interval": 60}}
+    with Worker(tmp_path, "-Q", "chores", limits={"IN_LINE_MAX_S": SOON_S}, **quiet) as worker:
+        worker.diary.mark("taken", str(worker.child.pid))
+        send(name, "stays in line", queue="chores")
+
+        # 20 ms between them. Left to the loop's next event, there would be one in a second or so.
+        wait_until(lambda: len(worker.diary.batches(name)) >= 30, timeout_s=8, what="30 offers")
 
 
 def test_a_message_that_stays_in_line_goes_to_another_worker(tmp_path: Path) -> None:

@@ -312,7 +312,9 @@ class Line:
     def _offer_again(self, requests: list[Any]) -> None:
         self._in_line.difference_update(requests)
         self._waiting.extendleft(reversed(requests))
-        self._schedule()
+        # This is a timer. The loop would come to what a timer wants done soon after its next event, or in a second.
+        if not self._is_scheduled:
+            self._begin()
 
     def _go_alone(self, request: Any) -> None:
         self._consumer.on_task_request(request)
