@@ -229,6 +229,13 @@ SPECS: Final = (
         meaning="what was on a queue and is no message, the newest thousand",
     ),
     KeySpec(
+        pattern="left_to:*",
+        type="string",
+        lifetime_s=1,
+        owner="workers.transport",
+        meaning="the worker that others leave a queue to while it keeps up",
+    ),
+    KeySpec(
         pattern="unacked_mutex",
         type="string",
         lifetime_s=300,

@@ -25,6 +25,7 @@ from workers import transport
 from workers.app import app as order_workers
 from workers.embedded import RedisServer
 from workers.ports import free_port
+from workers.transport import LEFT_TO
 
 # --- the wire ------------------------------------------------------------------------------------
 
@@ -454,6 +455,56 @@ def test_a_queue_that_is_always_full_leaves_the_others_their_share(client: "redi
         assert (client.llen(SECOND), client.llen(FIRST) > 0) == (0, True)
 
 
+def test_a_worker_that_keeps_up_has_the_first_queue_for_itself(client: "redis.Redis") -> None:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        a_taker(FIRST, SECOND) as one,
+        a_taker(FIRST, SECOND) as other,
+    ):
+        patch.setattr(transport, "LEFT_TO_ONE_MS", 60_000)
+        put_many(client, 3)
+        fetch_now(one)
+        put_many(client, 2)
+        put_many(client, 2, SECOND)
+
+        fetch_now(other)
+        left = client.llen(FIRST)
+        fetch_now(one)
+
+        assert (len(one.messages), left) == (5, 2)
+        assert len(other.messages) == 2, "from the other queue"
+
+
+def test_others_take_over_from_a_worker_that_ends_nothing(client: "redis.Redis") -> None:
+    with a_taker(FIRST) as one, a_taker(FIRST) as other:
+        put_many(client, 3)
+        fetch_now(one)
+        put_many(client, 2)
+        fetch_now(one)
+        put_many(client, 2)
+
+        wait_until(other.take, timeout_s=3, what="the other one to take what is there")
+
+        assert (len(one.messages), len(other.messages)) == (5, 2)
+
+
+def test_of_a_long_line_all_workers_take(client: "redis.Redis") -> None:
+    client.set(LEFT_TO + FIRST, "another worker")
+    put_many(client, 300)
+
+    with a_taker(FIRST, prefetch=10) as taker:
+        fetch_now(taker)
+
+        assert len(taker.messages) == 10
+
+
+def fetch_now(taker: Taker) -> None:
+    """Let a consumer fetch once, as under load."""
+    taker.channel.is_awake = True
+    taker.connection.transport.cycle.on_poll_start()
+    taker.take()
+
+
 def test_a_lone_message_on_the_first_queue_is_awaited_and_not_found_by_looking(client: "redis.Redis") -> None:
     long_s = 30
     with a_taker(FIRST, SECOND, polling_interval=long_s) as taker:
@@ -607,6 +658,27 @@ CONTROLS: list[tuple[str, str, str, str, Callable[..., None]]] = [
         "math.min(left, tonumber(ARGV[3]))",
         "0",
         test_a_queue_that_is_always_full_leaves_the_others_their_share,
+    ),
+    (
+        "one worker at a time has a queue",
+        "fetch",
+        "left_to ~= ARGV[4]",
+        "false",
+        test_a_worker_that_keeps_up_has_the_first_queue_for_itself,
+    ),
+    (
+        "no worker has a queue for long without keeping up",
+        "fetch",
+        ", 'PX', ARGV[5]",
+        "",
+        test_others_take_over_from_a_worker_that_ends_nothing,
+    ),
+    (
+        "a long line is for all",
+        "fetch",
+        "call('LLEN', queue) < tonumber(ARGV[6])",
+        "true",
+        test_of_a_long_line_all_workers_take,
     ),
     (
         "what is put back keeps its order",

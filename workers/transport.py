@@ -7,6 +7,8 @@ It is kombu's own transport with the same keys and formats, so workers with and 
 - kombu acknowledges message by message, two commands each, and waits for their replies. Here they travel with the next
   fetch; when nothing is being fetched, those of one turn of the event loop go together.
 - kombu makes a client for each operation. Here a channel has one.
+- With kombu all workers reach for what comes. Here they leave it to one of them while that one keeps up, because one batch
+  costs less than several parts of it, and does not meet the locks of the others.
 - With kombu a message comes again when its worker has had it for longer than the visibility timeout: also one that waits
   there behind others which take their time, again and again. Here a worker says what it has in hand, and a message comes
   again when its worker has been silent for so long.
@@ -22,6 +24,7 @@ from importlib.resources import files
 from queue import Empty
 from time import monotonic, sleep, time
 from typing import Any
+from uuid import uuid4
 
 import celery.app.amqp
 import kombu
@@ -42,6 +45,10 @@ FETCH_MAX = 256
 OTHERS_SHARE = 8
 #: Under load, fetches are so far apart: fuller ones cost less per message. The first after a silence goes at once.
 PACE_S = 0.004
+#: Others leave a queue to a worker that keeps up with it, for so long after each fetch that showed it: some batches.
+LEFT_TO_ONE_MS = 150
+#: They look again so often whether they are needed.
+LOOK_AGAIN_S = 0.02
 #: An acknowledgement waits so long for a fetch that takes it along, at most.
 ACKNOWLEDGE_WITHIN_S = 0.02
 #: A worker says what it has in hand so often, in visibility timeouts: it may be kept from it once, by a Redis that is away.
@@ -50,6 +57,8 @@ KEPT_WITHIN = 1 / 3
 REST_S = 1.0
 #: Messages that no consumer can read are kept here, the newest thousand, for people to look at.
 UNREADABLE = "unreadable"
+#: Before a queue's name: the key that tells which worker it is left to.
+LEFT_TO = "left_to:"
 
 #: The last one of a message: kombu writes properties after headers, which hold what a caller likes.
 _TAG = re.compile(rb'.*"delivery_tag":\s*"([^"]+)"', re.DOTALL)
@@ -170,6 +179,8 @@ class Channel(kombu_redis.Channel):
 
     It waits at its first queue with `BLMOVE q q RIGHT RIGHT`, which moves the last element to where it is: a blocking
     look that takes nothing. `fetch.lua` then takes from all queues; the others wait for that, `brpop_timeout` at most.
+    The first queue is left to another worker which keeps up with it: nothing is in its hands, or it has ended something
+    since its last fetch.
     """
 
     QoS = QoS
@@ -186,6 +197,10 @@ class Channel(kombu_redis.Channel):
     _next_fetch_at = 0.0
     _resting_until = 0.0
     _wake_up: Any = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._name = uuid4().hex
+        super().__init__(*args, **kwargs)
 
     @property
     def is_lost(self) -> bool:
@@ -274,9 +289,18 @@ class Channel(kombu_redis.Channel):
         first, *others = self.active_queues
         self._asked = [*others, first]
         limit = self.qos.can_consume_max_estimate()
+        keeps_up = bool(self._carried or not self.qos._delivered)
         script = _script("fetch")
-        keys = [self.unacked_key, self.unacked_index_key, UNREADABLE, *self._asked]
-        args = [time(), FETCH_MAX if limit is None else min(limit, FETCH_MAX), OTHERS_SHARE, *self._carried]
+        keys = [self.unacked_key, self.unacked_index_key, UNREADABLE, LEFT_TO + first, *self._asked]
+        args = [
+            time(),
+            FETCH_MAX if limit is None else min(limit, FETCH_MAX),
+            OTHERS_SHARE,
+            self._name,
+            LEFT_TO_ONE_MS if keeps_up else 0,
+            FETCH_MAX,
+            *self._carried,
+        ]
         connection.send_command("EVALSHA", script.sha, len(keys), *keys, *args)
 
     def _brpop_read(self, **options: Any) -> bool:
@@ -303,7 +327,8 @@ class Channel(kombu_redis.Channel):
         """Look again in a while, where a key is not what it must be: another connection would hear the same."""
         if get_event_loop() is None or not _is_of_a_broken_key(refusal):
             raise refusal
-        looked_at = ", ".join([*self.active_queues, self.unacked_key, self.unacked_index_key])
+        queues = self.active_queues
+        looked_at = ", ".join([*queues, self.unacked_key, self.unacked_index_key, LEFT_TO + queues[0]])
         log.error("no messages are fetched: somebody has broken a key, one of %s: %s", looked_at, refusal)
         self.is_awake = False
         self._resting_until = monotonic() + REST_S
@@ -327,13 +352,15 @@ class Channel(kombu_redis.Channel):
             self._ask(connection)
             return connection.read_response()
 
-    def _deliver_all(self, fetched: Sequence[Sequence[bytes]]) -> bool:
+    def _deliver_all(self, fetched: Sequence[Sequence[bytes] | None]) -> bool:
         self.is_awake = any(fetched)
         self._next_fetch_at = monotonic() + PACE_S
+        if fetched[-1] is None:  # left to another worker
+            self._resting_until = monotonic() + LOOK_AGAIN_S
         self.is_fetching = True
         try:
             for queue, messages in zip(self._asked, fetched, strict=True):
-                for message in messages:
+                for message in messages or ():
                     self._deliver_one(queue, message)
         finally:
             self.is_fetching = False
@@ -366,8 +393,8 @@ class Channel(kombu_redis.Channel):
         except ValueError as error:
             raise Unreadable(repr(error)) from error
 
-    def _return_undelivered(self, fetched: Sequence[Sequence[bytes]]) -> None:
-        tags = [tag for messages in fetched for message in messages if (tag := _tag(message))]
+    def _return_undelivered(self, fetched: Sequence[Sequence[bytes] | None]) -> None:
+        tags = [tag for messages in fetched for message in messages or () if (tag := _tag(message))]
         if tags:
             self.put_back(tags)
 

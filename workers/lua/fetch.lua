@@ -2,16 +2,22 @@
 -- Forgets those that it acknowledges.
 -- The record is kombu's own (a hash entry and a time), so that every kombu worker can restore it.
 --
--- KEYS 1 unacked, 2 unacked_index, 3 unreadable, then queues; the last one gets what the others leave of the limit
--- ARGV 1 now s, 2 limit, 3 share of each queue but the last, then tags that are acknowledged
--- REPLY per queue: the messages taken, oldest first; those without a tag are kept as unreadable
+-- The last queue is left to another worker that keeps up with it, unless so many wait there that both have enough to do.
+--
+-- KEYS 1 unacked, 2 unacked_index, 3 unreadable, 4 whom the last queue is left to, then queues; the last one gets what the
+--      others leave of the limit
+-- ARGV 1 now s, 2 limit, 3 share of each queue but the last, 4 who asks, 5 how long (ms) others leave him the last queue
+--      if he gets something (0 = they need not), 6 messages that are enough for all, then tags that are acknowledged
+-- REPLY per queue: the messages taken, oldest first; those without a tag are kept as unreadable. Nothing instead of a list
+--      for the last queue when it is left to another worker.
 local call = redis.call
 -- Fail now where one of them is of another type: what is taken from its queue has to be recorded.
 call('HLEN', KEYS[1])
 call('ZCARD', KEYS[2])
-if #ARGV > 3 then
-  call('HDEL', KEYS[1], unpack(ARGV, 4))
-  call('ZREM', KEYS[2], unpack(ARGV, 4))
+local left_to = call('GET', KEYS[4]) or ARGV[4]
+if #ARGV > 6 then
+  call('HDEL', KEYS[1], unpack(ARGV, 7))
+  call('ZREM', KEYS[2], unpack(ARGV, 7))
 end
 
 -- Redis up to 6.2 walks a list from its head to pop many from its end: milliseconds for each fetch in a long line.
@@ -24,10 +30,17 @@ end
 
 local left = tonumber(ARGV[2])
 local replies = {}
-for at = 4, #KEYS do
+for at = 5, #KEYS do
   local queue, taken, records, times = KEYS[at], {}, {}, {}
   local share = at == #KEYS and left or math.min(left, tonumber(ARGV[3]))
+  if at == #KEYS and left_to ~= ARGV[4] and call('LLEN', queue) < tonumber(ARGV[6]) then
+    replies[#replies + 1] = false
+    break
+  end
   local messages = share > 0 and pop(queue, share) or {}
+  if at == #KEYS and #messages > 0 and left_to == ARGV[4] and ARGV[5] ~= '0' then
+    call('SET', KEYS[4], ARGV[4], 'PX', ARGV[5])
+  end
   for _, message in ipairs(messages) do
     -- The last one: kombu writes properties after headers, which hold what a caller likes.
     local tag = string.match(message, '.*"delivery_tag":%s*"([^"]+)"')
