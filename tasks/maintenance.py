@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 from celery.signals import worker_ready
 
-from shop import reconciliation, sweeper
+from shop import compaction, reconciliation, sweeper
 from shop.storage_check import warn_about_redis
 from shop.stores import BrokenKey, StoreUnavailable, redis_client
 from workers.app import app
@@ -39,10 +39,14 @@ def sweep() -> dict[str, int]:
 
 @app.task(name="tasks.maintenance.reconcile")
 def reconcile() -> str:
-    """Compare Redis with PostgreSQL and mend what has a known cause. Returns the verdict in a line."""
+    """Once a minute: compare Redis with PostgreSQL and mend what has a known cause. Returns the verdict in a line.
+
+    Redis is asked to tidy up its file, if the moment is good.
+    """
     try:
         if reconciliation.was_just_done(redis_client(), int(time.time() * 1000)):
             return "done just now"
+        compaction.compact_when_quiet(redis_client())
         return reconciliation.reconcile(redis_client(), repair=True).summary()
     except StoreUnavailable as away:
         log.warning("reconcile put off", reason=str(away))
