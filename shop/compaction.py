@@ -1,8 +1,9 @@
 """Redis rewrites its append-only file when orders are few, not when they are many.
 
-A rewrite takes half a core and more for seconds. Left to Redis it comes when the file has grown, which is in the middle of a
-sale: at 70 % of what two cores can do, results then came after 1.4 to 2.8 s (99th percentile) instead of 0.3, and some orders
-heard 503. So the file may grow far before Redis begins by itself (`auto-aof-rewrite-min-size`), and is rewritten here before.
+A rewrite takes half a core and more for seconds. Left to Redis it comes when the file has grown, which is in the middle of
+a sale: at 70 % of what two cores can do, results then came after 1.4 to 2.8 s (99th percentile) instead of 0.3, and some
+orders heard 503. So the file may grow far before Redis begins by itself (`auto-aof-rewrite-min-size`), and is rewritten
+here before that.
 """
 
 from typing import Final
