@@ -19,8 +19,10 @@ from tasks.orders import fulfil_order
 from tests.builders import wait_until
 from tests.crews import SOON_S, Worker, a_busy_crew, in_hand, of, wait_for_all, wait_in_line, what_is_told
 from tests.errands import OPTIONS, QUEUES, SOON_OVERDUE, STOCK, Diary, an_app, app, send, some
+from tests.running import frozen
 from workers.batching import Unhandled, run_batch
 from workers.embedded import RedisServer
+from workers.proc import is_running
 from workers.turn import pool_turn
 
 
@@ -412,6 +414,29 @@ def test_messages_of_a_lost_connection_are_done_and_not_shown_as_active_for_ever
 
         wait_for_all(worker, names)
         wait_until(lambda: not in_hand(worker, "active"), timeout_s=5, what="nothing active")
+
+
+def test_a_worker_goes_on_that_lost_its_connection_and_a_process_at_the_same_moment(
+    client: "redis.Redis", tmp_path: Path
+) -> None:
+    others = {connection["id"] for connection in client.client_list()}
+    lost = some(3)
+    with Worker(tmp_path, "-Q", "chores", broker_transport_options=SOON_OVERDUE) as worker:
+        main, process = worker.child.pids
+        with frozen(main):
+            for name in lost:
+                send(name, "waits", queue="chores")
+        wait_until(lambda: worker.diary.batches() == [lost], what="the batch that will be lost")
+        of_worker = {connection["id"] for connection in client.client_list()} - others
+        # Frozen, it hears of both together when it wakes up, of the connection first.
+        with frozen(main):
+            for connection in of_worker:
+                client.client_kill_filter(_id=connection)
+            os.kill(process, signal.SIGKILL)
+            wait_until(lambda: not is_running(process), what="the end of the process")
+        worker.diary.mark("go on")
+
+        wait_for_all(worker, [*lost, send("later", queue="chores")])
 
 
 # --- without batches -----------------------------------------------------------------------------

@@ -317,7 +317,13 @@ class Line:
             self._begin()
 
     def _go_alone(self, request: Any) -> None:
-        self._consumer.on_task_request(request)
+        if request.message.channel.is_lost:
+            # It comes again. Celery flushes its pool when the connection is lost, hears there of a process that died, and
+            # then empties the pool's line: a job that began in between would never be done, and its place in the pool
+            # never be free again. With all places gone, the worker fetched and did nothing, until the next lost connection.
+            state.task_ready(request)
+        else:
+            self._consumer.on_task_request(request)
 
     def _on_failed(self, batch: list[Any], failure: Any) -> None:
         exception = getattr(failure.exception, "exc", failure.exception)
