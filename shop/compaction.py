@@ -15,21 +15,22 @@ from shop.stores import TextRedis
 
 log = structlog.get_logger()
 
-#: What Redis reads per second in a quiet moment, at most: some 300 orders.
-QUIET_BYTES_PER_S: Final = 1_000_000
-#: A file as small as this is read in half a second at a start.
-WORTH_IT_BYTES: Final = 64 * 2**20
+MIB: Final = 2**20
+#: From which size on a file is rewritten, and what Redis may read per second then, at most: some 30 orders, then some 300.
+#: A file of 64 MiB is read in half a second at a start, one of 512 MiB in five.
+MOMENTS: Final = ((64 * MIB, 100_000), (512 * MIB, 1_000_000))
 
 
 def compact_when_quiet(client: TextRedis) -> bool:
-    """Have Redis rewrite its append-only file if that has doubled and the moment is quiet; whether it has begun.
+    """Have Redis rewrite its append-only file if that has doubled and the moment is good; whether it has begun.
 
-    A Redis that keeps no such file, is away, or lets nobody ask for it, is left alone.
+    The larger the file, the less quiet a moment has to be. A Redis that keeps no such
+    file, is away, or lets nobody ask for it, is left alone.
     """
     try:
         file = client.info("persistence")
         read_bytes_per_s = float(client.info("stats")["instantaneous_input_kbps"]) * 1024
-        if not _is_worth_it(file) or read_bytes_per_s > QUIET_BYTES_PER_S:
+        if not _has_doubled(file) or not _is_good(file["aof_current_size"], read_bytes_per_s):
             return False
         client.bgrewriteaof()
     except redis.RedisError as refusal:
@@ -38,7 +39,11 @@ def compact_when_quiet(client: TextRedis) -> bool:
     return True
 
 
-def _is_worth_it(file: dict[str, int]) -> bool:
+def _has_doubled(file: dict[str, int]) -> bool:
     if not file.get("aof_enabled") or file.get("aof_rewrite_in_progress"):
         return False
-    return file["aof_current_size"] >= max(WORTH_IT_BYTES, 2 * file["aof_base_size"])
+    return file["aof_current_size"] >= 2 * file["aof_base_size"]
+
+
+def _is_good(size: int, read_bytes_per_s: float) -> bool:
+    return any(size >= at_least and read_bytes_per_s <= at_most for at_least, at_most in MOMENTS)

@@ -1,24 +1,33 @@
 """Redis's append-only file is rewritten when few orders come, and left alone in a sale."""
 
+import math
 from collections.abc import Iterator
 
 import pytest
 import redis
 
 from shop import compaction
-from shop.compaction import QUIET_BYTES_PER_S, compact_when_quiet
+from shop.compaction import compact_when_quiet
 from tests.builders import wait_until
+
+IDLE, QUIET = compaction.MOMENTS[0][1], compaction.MOMENTS[1][1]
 
 
 @pytest.fixture
 def grown(client: "redis.Redis", monkeypatch: pytest.MonkeyPatch) -> Iterator["redis.Redis"]:
     """A Redis whose file has grown to several times what is in it."""
     rewrite(client)
-    monkeypatch.setattr(compaction, "WORTH_IT_BYTES", file_of(client)["aof_base_size"] + 400_000)
-    for _ in range(5):
-        client.set("cache:of the test", "x" * 100_000)
+    size = file_of(client)["aof_base_size"]
+    monkeypatch.setattr(compaction, "MOMENTS", ((size + 400_000, IDLE), (size + 3_000_000, QUIET)))
+    grow(client, 500_000)
     yield client
     wait_until(lambda: not file_of(client)["aof_rewrite_in_progress"], what="the end of a rewrite")
+
+
+def grow(client: "redis.Redis", written: int) -> None:
+    """Let the file grow by so many bytes, and Redis have a little more in it than before."""
+    for _ in range(written // 100_000):
+        client.set("cache:of the test", "x" * 100_000)
 
 
 def file_of(client: "redis.Redis") -> dict[str, int]:
@@ -37,13 +46,13 @@ def read_bytes_per_s(client: "redis.Redis") -> float:
     return float(client.info("stats")["instantaneous_input_kbps"]) * 1024
 
 
-def quiet(client: "redis.Redis") -> bool:
-    """Whether little was read of late."""
-    return read_bytes_per_s(client) < QUIET_BYTES_PER_S
+def idle(client: "redis.Redis") -> bool:
+    """Whether hardly anything was read of late."""
+    return read_bytes_per_s(client) < IDLE
 
 
-def test_in_a_quiet_moment_a_file_that_has_doubled_is_rewritten(grown: "redis.Redis") -> None:
-    wait_until(lambda: quiet(grown), what="a quiet moment")
+def test_in_an_idle_moment_a_file_that_has_doubled_is_rewritten(grown: "redis.Redis") -> None:
+    wait_until(lambda: idle(grown), what="an idle moment")
 
     has_begun = compact_when_quiet(grown)
 
@@ -51,12 +60,24 @@ def test_in_a_quiet_moment_a_file_that_has_doubled_is_rewritten(grown: "redis.Re
     wait_until(lambda: file_of(grown)["aof_current_size"] < 400_000, what="a smaller file")
 
 
-def test_in_a_sale_it_is_not(grown: "redis.Redis") -> None:
-    def busy() -> bool:
-        grown.set("cache:of the test", "x" * 1_000_000)
-        return not quiet(grown)
+def test_the_larger_the_file_the_less_quiet_a_moment_has_to_be(
+    grown: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = file_of(grown)["aof_current_size"]
+    never, always = -1, math.inf
+    monkeypatch.setattr(compaction, "MOMENTS", ((size, never), (size + 1_000_000, always)))
+    has_begun_small = compact_when_quiet(grown)
+    grow(grown, 1_000_000)
 
-    wait_until(busy, what="many bytes a second")
+    has_begun_large = compact_when_quiet(grown)
+
+    assert (has_begun_small, has_begun_large) == (False, True)
+
+
+def test_in_a_sale_it_is_not(grown: "redis.Redis") -> None:
+    # Redis tells the mean of one and a half seconds.
+    grown.set("cache:of the test", "x" * 10_000_000)
+    wait_until(lambda: read_bytes_per_s(grown) > 2 * QUIET, what="many bytes a second")
 
     assert not compact_when_quiet(grown)
     assert not file_of(grown)["aof_rewrite_in_progress"]
@@ -67,15 +88,15 @@ def test_a_file_that_is_hardly_larger_than_what_is_in_it_is_left_alone(
 ) -> None:
     client.set("cache:of the test", "x" * 200_000)
     rewrite(client)
-    monkeypatch.setattr(compaction, "WORTH_IT_BYTES", 1)
-    wait_until(lambda: quiet(client), what="a quiet moment")
+    monkeypatch.setattr(compaction, "MOMENTS", ((1, QUIET),))
+    wait_until(lambda: idle(client), what="an idle moment")
 
     assert not compact_when_quiet(client)
 
 
 def test_a_redis_that_lets_nobody_ask_for_it_is_left_alone(grown: "redis.Redis") -> None:
     grown.acl_setuser("default", commands=["-bgrewriteaof"])
-    wait_until(lambda: quiet(grown), what="a quiet moment")
+    wait_until(lambda: idle(grown), what="an idle moment")
     try:
         assert not compact_when_quiet(grown)
     finally:
