@@ -95,9 +95,18 @@ def test_a_file_that_is_hardly_larger_than_what_is_in_it_is_left_alone(
 
 
 def test_a_redis_that_lets_nobody_ask_for_it_is_left_alone(grown: "redis.Redis") -> None:
-    grown.acl_setuser("default", commands=["-bgrewriteaof"])
+    grown.execute_command("ACL", "SETUSER", "guest", "on", ">secret", "~*", "+@all", "-bgrewriteaof")
+    address = grown.connection_pool.connection_kwargs
     wait_until(lambda: idle(grown), what="an idle moment")
     try:
-        assert not compact_when_quiet(grown)
+        with redis.Redis(
+            host=address["host"],
+            port=address["port"],
+            username="guest",
+            password="secret",
+            decode_responses=True,
+        ) as guest:
+            assert guest.info("persistence")["aof_enabled"]
+            assert not compact_when_quiet(guest)
     finally:
-        grown.acl_setuser("default", commands=["+bgrewriteaof"])
+        grown.acl_deluser("guest")
