@@ -24,8 +24,8 @@ MOMENTS: Final = ((64 * MIB, 100_000), (512 * MIB, 1_000_000))
 def compact_when_quiet(client: TextRedis) -> bool:
     """Have Redis rewrite its append-only file if that has doubled and the moment is good; whether it has begun.
 
-    The larger the file, the less quiet a moment has to be. A Redis that keeps no such
-    file, is away, or lets nobody ask for it, is left alone.
+    The larger the file, the less quiet a moment has to be. A Redis that keeps no such file, is away, or lets nobody ask for
+    it, is left alone.
     """
     try:
         file = client.info("persistence")

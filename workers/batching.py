@@ -312,8 +312,10 @@ class Line:
     def _offer_again(self, requests: list[Any]) -> None:
         self._in_line.difference_update(requests)
         self._waiting.extendleft(reversed(requests))
-        # This is a timer. The loop would come to what a timer wants done soon after its next event, or in a second.
-        if not self._is_scheduled:
+        if time.monotonic() < self._resting_until:
+            self._schedule()
+        elif not self._is_scheduled:
+            # This is a timer. The loop would come to what a timer wants done soon after its next event, or in a second.
             self._begin()
 
     def _go_alone(self, request: Any) -> None:

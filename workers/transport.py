@@ -328,7 +328,8 @@ class Channel(kombu_redis.Channel):
         if get_event_loop() is None or not _is_of_a_broken_key(refusal):
             raise refusal
         queues = self.active_queues
-        looked_at = ", ".join([*queues, self.unacked_key, self.unacked_index_key, LEFT_TO + queues[0]])
+        left_to = [LEFT_TO + first for first in queues[:1]]  # none where all were given up meanwhile
+        looked_at = ", ".join([*queues, self.unacked_key, self.unacked_index_key, *left_to])
         log.error("no messages are fetched: somebody has broken a key, one of %s: %s", looked_at, refusal)
         self.is_awake = False
         self._resting_until = monotonic() + REST_S
