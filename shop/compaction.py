@@ -6,7 +6,8 @@ orders heard 503. So the file may grow far before Redis begins by itself (`auto-
 here before that.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import redis
 import structlog
@@ -28,9 +29,8 @@ def compact_when_quiet(client: TextRedis) -> bool:
     it, is left alone.
     """
     try:
-        file = client.info("persistence")
-        read_bytes_per_s = float(client.info("stats")["instantaneous_input_kbps"]) * 1024
-        if not _has_doubled(file) or not _is_good(file["aof_current_size"], read_bytes_per_s):
+        at_most = _good_moment(client.info("persistence"))
+        if at_most is None or float(client.info("stats")["instantaneous_input_kbps"]) * 1024 > at_most:
             return False
         client.bgrewriteaof()
     except redis.RedisError as refusal:
@@ -39,11 +39,19 @@ def compact_when_quiet(client: TextRedis) -> bool:
     return True
 
 
-def _has_doubled(file: dict[str, int]) -> bool:
-    if not file.get("aof_enabled") or file.get("aof_rewrite_in_progress"):
-        return False
-    return file["aof_current_size"] >= 2 * file["aof_base_size"]
+def is_due(client: TextRedis) -> bool:
+    """Whether the file is being rewritten, or will be as soon as nobody asks Redis for anything. Raises `RedisError`."""
+    told = client.info("persistence")
+    return bool(told["aof_rewrite_in_progress"] or _good_moment(told) is not None)
 
 
-def _is_good(size: int, read_bytes_per_s: float) -> bool:
-    return any(size >= at_least and read_bytes_per_s <= at_most for at_least, at_most in MOMENTS)
+def _good_moment(told: Mapping[str, Any]) -> int | None:
+    """Bytes per second that Redis may read in a moment that is good for this file; None where the file is good as it is."""
+    if not told.get("aof_enabled") or told["aof_rewrite_in_progress"]:
+        return None
+    if told["aof_last_bgrewrite_status"] != "ok":
+        return None  # a full disk, or too little memory: to ask every other second would not help, and Redis tries, too
+    size = told["aof_current_size"]
+    if size < 2 * told["aof_base_size"]:
+        return None
+    return max((at_most for at_least, at_most in MOMENTS if size >= at_least), default=None)

@@ -22,9 +22,15 @@ def look_at_redis(**_: Any) -> None:
 
 @app.task(name="tasks.maintenance.sweep")
 def sweep() -> dict[str, int]:
-    """Find what got stuck and set it going again. Returns how many of each kind; nothing where that was done just now."""
+    """Find what got stuck and set it going again. Returns how many of each kind; nothing where that was done just now.
+
+    Redis is asked to tidy up its file, if the moment is good.
+    """
     try:
-        return {} if sweeper.was_just_here(redis_client()) else sweeper.sweep(redis_client())
+        if sweeper.was_just_here(redis_client()):
+            return {}
+        compaction.compact_when_quiet(redis_client())
+        return sweeper.sweep(redis_client())
     except StoreUnavailable as away:
         log.warning("sweep put off", reason=str(away))
         return {}
@@ -39,14 +45,10 @@ def sweep() -> dict[str, int]:
 
 @app.task(name="tasks.maintenance.reconcile")
 def reconcile() -> str:
-    """Once a minute: compare Redis with PostgreSQL and mend what has a known cause. Returns the verdict in a line.
-
-    Redis is asked to tidy up its file, if the moment is good.
-    """
+    """Once a minute: compare Redis with PostgreSQL and mend what has a known cause. Returns the verdict in a line."""
     try:
         if reconciliation.was_just_done(redis_client(), int(time.time() * 1000)):
             return "done just now"
-        compaction.compact_when_quiet(redis_client())
         return reconciliation.reconcile(redis_client(), repair=True).summary()
     except StoreUnavailable as away:
         log.warning("reconcile put off", reason=str(away))

@@ -1,6 +1,8 @@
 """Redis's append-only file is rewritten when few orders come, and left alone in a sale."""
 
 import math
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -8,7 +10,9 @@ import redis
 
 from shop import compaction
 from shop.compaction import compact_when_quiet
+from tasks import maintenance
 from tests.builders import wait_until
+from workers.proc import descendants
 
 IDLE, QUIET = compaction.MOMENTS[0][1], compaction.MOMENTS[1][1]
 
@@ -58,6 +62,31 @@ def test_in_an_idle_moment_a_file_that_has_doubled_is_rewritten(grown: "redis.Re
 
     assert has_begun
     wait_until(lambda: file_of(grown)["aof_current_size"] < 400_000, what="a smaller file")
+
+
+def test_a_sweep_looks_for_such_a_moment(grown: "redis.Redis") -> None:
+    wait_until(lambda: idle(grown), what="an idle moment")
+
+    maintenance.sweep()
+
+    wait_until(lambda: file_of(grown)["aof_current_size"] < 400_000, what="a smaller file")
+
+
+def test_a_rewrite_that_failed_is_not_asked_for_at_each_sweep(grown: "redis.Redis") -> None:
+    key_s = grown.config_get("rdb-key-save-delay")["rdb-key-save-delay"]
+    grown.config_set(
+        "rdb-key-save-delay", 10_000_000
+    )  # so long, in microseconds, does each key take to write
+    try:
+        grown.bgrewriteaof()
+        (child,) = descendants(grown.info("server")["process_id"])
+        os.kill(child, signal.SIGKILL)
+    finally:
+        grown.config_set("rdb-key-save-delay", key_s)
+    wait_until(lambda: file_of(grown)["aof_last_bgrewrite_status"] == "err", what="the end of the rewrite")
+    wait_until(lambda: idle(grown), what="an idle moment")
+
+    assert not compact_when_quiet(grown)
 
 
 def test_the_larger_the_file_the_less_quiet_a_moment_has_to_be(

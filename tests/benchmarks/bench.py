@@ -150,9 +150,16 @@ class Bench:
             self.warm_up(case)
         for number in range(self.pace.rounds):
             for case in cases:
+                self.rest()
                 found = self.round(case, self.pace.round_s)
                 self.keep(found)
                 self.say(f"round {number + 1}/{self.pace.rounds}: {found}")
+
+    def rest(self) -> None:
+        """Let systems do what they put off while they are busy, not while another one is measured. Raises TimeoutError."""
+        for system in self.running.values():
+            if isinstance(system, Reserva):
+                system.rest()
 
     def warm_up(self, case: Case) -> None:
         """Find out how fast a system is."""

@@ -129,6 +129,7 @@ def _latency(
 ) -> None:
     if isinstance(system, Reserva):
         system.redis.config_set("appendfsync", "always")
+    bench.rest()
     found = latency.measure(
         system,
         traffic.spread(),

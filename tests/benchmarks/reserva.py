@@ -14,16 +14,18 @@ from urllib.parse import urlsplit
 import psycopg
 import redis
 
-from shop import keys
+from shop import compaction, keys
 from tests.benchmarks import wire
 from tests.benchmarks.meter import Pids
-from tests.benchmarks.systems import Line, System, ask, unless
+from tests.benchmarks.systems import Line, System, ask, unless, wait_until
 from workers.ports import free_port
 from workers.processes import Child, Part, PartFailedError, run_to_end
 
 ROOT: Final = Path(__file__).parents[2]
 #: Orders that are read over HTTP after a round, to see that they are readable and say what the books say.
 READ_AGAIN: Final = 20
+#: Longer than a worker takes to find that nobody asks for anything, and Redis to rewrite the largest file that it may have.
+REST_S: Final = 30.0
 
 #: What the shell may hold of these would lead away from the servers started here.
 SERVERS: Final = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL")
@@ -139,6 +141,10 @@ class Reserva(System):
     def waiting(self) -> int:
         """How many orders are in the journal of those without an end."""
         return int(self.redis.zcard(keys.OPEN_ORDERS))
+
+    def rest(self) -> None:
+        """Let its worker have Redis's file rewritten, which it does when nobody asks for anything."""
+        wait_until(lambda: not compaction.is_due(self.redis), within_s=REST_S, what="the end of a rewrite")
 
     def snapshot(self, skus: Sequence[str]) -> Books:
         """What the books say of these SKUs."""
