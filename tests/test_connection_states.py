@@ -6,13 +6,14 @@ import re
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
 import structlog
 import uvloop
 
+from shop.web import connection as module
 from shop.web.connection import Connection, HttpServer
 from shop.web.http import Answer, Request
 from tests.builders import wait_until
@@ -279,6 +280,55 @@ def test_who_sends_requests_and_reads_no_answer_is_cut_off_whatever_else_it_send
         connection.sendall(get("/more"))
 
         wait_until(lambda: not served.connections, timeout_s=5, what="the end of the connection")
+
+
+def test_without_a_time_limit_for_readers_such_a_connection_stays(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "is_late", lambda connection, now: connection.deadline < now)
+    with connected(served) as connection:
+        connection.sendall(get(f"/bytes/{MUCH}"))
+        wait_until(lambda: served.heard, what="the request")
+        wait_until(lambda: next(iter(served.server.connections))._is_full, what="a client that does not read")
+        connection.sendall(get("/more"))
+
+        with pytest.raises(AssertionError, match="the end of the connection"):
+            wait_until(
+                lambda: not served.connections, timeout_s=2 * HEAD_TIMEOUT_S, what="the end of the connection"
+            )
+
+
+def test_one_connection_too_many_is_refused_and_the_others_are_served(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONNECTIONS_MAX", 2)
+    with connected(served) as first, connected(served) as second:
+        wait_until(lambda: served.connections == 2, what="both connections")
+
+        with connected(served) as third:
+            refused = statuses(all_of(third))
+
+        for connection in (first, second):
+            connection.sendall(get("/", "Connection: close"))
+        answers = [statuses(all_of(connection)) for connection in (first, second)]
+    wait_until(lambda: not served.connections, what="the end of all connections")
+    with connected(served) as later:
+        later.sendall(get("/", "Connection: close"))
+        answers.append(statuses(all_of(later)))
+
+    assert refused == [503]
+    assert answers == [[200]] * 3
+
+
+def test_without_a_limit_every_connection_takes_a_place(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONNECTIONS_MAX", 10**9)
+    with ExitStack() as opened:
+        for _ in range(20):
+            opened.enter_context(connected(served))
+
+        wait_until(lambda: served.connections == 20, what="all connections")
 
 
 def test_who_reads_late_has_no_more_time_for_its_body(served: Served) -> None:

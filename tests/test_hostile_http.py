@@ -9,8 +9,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -327,18 +327,40 @@ def test_an_odd_address_leads_nowhere(web: System, root: str, path: str) -> None
 # --- very many connections ------------------------------------------------------------------------
 
 
-def test_a_process_takes_as_many_connections_as_it_is_allowed_to_have(tmp_path: Path) -> None:
+@contextmanager
+def started_with_few_files(
+    most: int, start: Callable[[], AbstractContextManager[System]]
+) -> Iterator[System]:
+    """A web process that could have only so many open files, unless it asks for more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as opened:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         try:
-            web = opened.enter_context(a_web(tmp_path))
+            web = opened.enter_context(start())
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for _ in range(min(400, soft - 100)):
+        yield web
+
+
+def test_a_process_takes_as_many_connections_as_it_is_allowed_to_have(tmp_path: Path) -> None:
+    with started_with_few_files(200, lambda: a_web(tmp_path)) as web, ExitStack() as opened:
+        for _ in range(400):
             opened.enter_context(connected(web))
 
         assert web.get("/healthz").status == 200
+
+
+def test_without_more_open_files_the_next_connection_ends_without_an_answer(tmp_path: Path) -> None:
+    with (
+        started_with_few_files(200, lambda: without_guard(tmp_path, "open files")) as web,
+        ExitStack() as opened,
+    ):
+        for _ in range(400):
+            opened.enter_context(connected(web))
+
+        reply = exchange(web, head(web, "GET /healthz HTTP/1.1"))
+
+    assert reply.status == 0
 
 
 def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be_and_never_lowered() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.conf import settings
 
-import shop.web.process  # noqa: F401 - sets Django up, before anything of the shop is imported
+from shop.web import process  # isort: skip - sets Django up, before anything of the shop is imported
 from shop.pages.buyer import Buyer, new_key
 from shop.results import Settlements
 from shop.web import connection
@@ -24,6 +24,10 @@ def _without_size_limit() -> None:
 
 def _without_parts_limit() -> None:
     connection.PARTS_MAX = 10**9
+
+
+def _without_more_open_files() -> None:
+    process.allow_open_files = lambda count: count
 
 
 def _with_a_lenient_parser() -> None:
@@ -72,6 +76,7 @@ GUARDS: Mapping[str, Callable[[], None]] = {
     "time": _without_time_limits,
     "release": _without_release_of_who_waits,
     "size": _without_size_limit,
+    "open files": _without_more_open_files,
     "parts": _without_parts_limit,
     "own keys": _with_one_key_for_all_orders_of_a_buyer,
     "the past": _with_orders_from_pages_of_the_past,
