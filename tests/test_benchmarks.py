@@ -375,10 +375,11 @@ def test_everything_measured_is_in_the_report_and_in_the_plots(tmp_path: Path) -
         load_us=0.0,
         statuses={202: 600},
     )
+    wrong = replace(calm, p99_ms=1.5, faults=["an order was lost"])
     curve = [point(size, [a_round("grown", 5_000)]) for size in (1, 1000)]
     data = data_of(
         a_round("reserva", 5_432),
-        latency=[calm],
+        latency=[calm, replace(calm, p99_ms=17.5), replace(calm, p99_ms=31.5), wrong],
         curves={"lines": curve, "workers": curve},
         memory_mib={"reserva": {"web": 120.0, "worker": 95.0}},
         notes=["a note"],
@@ -388,7 +389,15 @@ def test_everything_measured_is_in_the_report_and_in_the_plots(tmp_path: Path) -
     pictures = list(plots.draw(data, tmp_path))
 
     assert all(
-        word in text for word in ("5,432", "19.5", "Lines per order", "Worker processes", "215", "- a note")
+        word in text
+        for word in (
+            "5,432",
+            "| 19.5   | 17.5 to 31.5 ",
+            "Lines per order",
+            "Worker processes",
+            "215",
+            "- a note",
+        )
     )
     assert [picture.name for picture in pictures] == ["side-by-side.svg", "growth.svg"]
     assert all("</svg>" in picture.read_text() for picture in pictures)

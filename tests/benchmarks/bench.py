@@ -25,15 +25,15 @@ FEWEST_ORDERS: Final = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How long to measure: rounds of each case, seconds of load in a round, seconds of steady arrivals."""
+    """How long to measure: rounds of each case, seconds of load in a round, seconds of a round of steady arrivals."""
 
     rounds: int
     round_s: float
     steady_s: float
 
 
-QUICK: Final = Pace(rounds=2, round_s=3, steady_s=5)
-FULL: Final = Pace(rounds=3, round_s=5, steady_s=12)
+QUICK: Final = Pace(rounds=2, round_s=3, steady_s=3)
+FULL: Final = Pace(rounds=3, round_s=5, steady_s=8)
 
 
 @dataclass(kw_only=True)

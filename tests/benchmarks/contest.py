@@ -99,15 +99,17 @@ def scarce(bench: Bench) -> None:
 
 
 def latencies(bench: Bench) -> None:
-    """Calm arrivals at all systems that run, then a busy Reserva alone."""
-    for name in SYSTEMS:
-        if name in bench.running:
-            _latency(bench, bench.running[name], "calm", CALM_PER_S)
+    """Calm arrivals at all systems that run, in turn, then a busy Reserva alone."""
+    for number in range(bench.pace.rounds):
+        for name in SYSTEMS:
+            if name in bench.running:
+                _latency(bench, bench.running[name], "calm", CALM_PER_S, number)
     bench.stop_all_but([RESERVA])
     busy_per_s = BUSY_SHARE * maximum(bench)
     system = bench.reserva(RESERVA)
-    _latency(bench, system, "busy", busy_per_s, follow_every=BUSY_FOLLOWED)
-    _latency(bench, system, "half of it, all followed", busy_per_s / 2)
+    for number in range(bench.pace.rounds):
+        _latency(bench, system, "busy", busy_per_s, number, follow_every=BUSY_FOLLOWED)
+        _latency(bench, system, "half of it, all followed", busy_per_s / 2, number)
 
 
 def maximum(bench: Bench) -> float:
@@ -125,7 +127,7 @@ def maximum(bench: Bench) -> float:
 
 
 def _latency(
-    bench: Bench, system: System, scenario: str, per_second: float, *, follow_every: int = 1
+    bench: Bench, system: System, scenario: str, per_second: float, number: int, *, follow_every: int = 1
 ) -> None:
     if isinstance(system, Reserva):
         system.redis.config_set("appendfsync", "always")
@@ -143,6 +145,7 @@ def _latency(
     bench.found.latency.append(found)
     bench.wrong(f"{system.name}, {scenario}", found.faults)
     bench.say(
-        f"{system.name}: {scenario}, {per_second:,.0f}/s: p50 {found.p50_ms:.1f} ms, "
-        f"p95 {found.p95_ms:.1f} ms, p99 {found.p99_ms:.1f} ms (generator late by {found.late_p99_ms:.1f} ms)"
+        f"round {number + 1}/{bench.pace.rounds}: {system.name}: {scenario}, {per_second:,.0f}/s: "
+        f"p50 {found.p50_ms:.1f} ms, p95 {found.p95_ms:.1f} ms, p99 {found.p99_ms:.1f} ms "
+        f"(generator late by {found.late_p99_ms:.1f} ms)"
     )

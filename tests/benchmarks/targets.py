@@ -72,7 +72,7 @@ def _latency(scenario: str, name: str) -> Callable[[Data], float | None]:
             for one in data["latency"]
             if (one["system"], one["scenario"]) == ("reserva", scenario) and not one["faults"]
         ]
-        return found[0] if found else None
+        return median(found) if found else None
 
     return figure
 
