@@ -170,6 +170,29 @@ def _ms(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
+class News(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of an order, as `settle.lua` publishes it. `fingerprint`: of which order that came under its key."""
+
+    status: Status
+    reason: Reason | None
+    updated_at_ms: int
+    fingerprint: str
+
+
+def _news(told: str) -> News | None:
+    """What a line says after the order's id; None where it says too little, as a worker of an earlier release does."""
+    status, *more = told.split(" ", 3)
+    if len(more) < 3:
+        return None
+    since, fingerprint, reason = more
+    return News(
+        status=Status(status),
+        reason=msgspec.json.decode(reason, type=Reason) if reason else None,
+        updated_at_ms=int(since),
+        fingerprint=fingerprint,
+    )
+
+
 class Settlements:
     """Wakes requests of this process when their order changes state: one subscription, however many wait."""
 
@@ -179,13 +202,13 @@ class Settlements:
     is_released = False
 
     def __init__(self) -> None:
-        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._waiting: dict[str, set[asyncio.Future[News | None]]] = {}
         self._listener: asyncio.Task[None] | None = None
         self._subscribed = asyncio.Event()
 
     @contextlib.asynccontextmanager
-    async def watch(self, order_id: str) -> "AsyncIterator[asyncio.Future[None]]":
-        """A future that is done when the order changes state after the block was entered, or may have.
+    async def watch(self, order_id: str) -> "AsyncIterator[asyncio.Future[News | None]]":
+        """A future that is done when the order changes state after the block was entered, or, with None, may have.
 
         Subscribe, then look: an order settled between a look and a later subscription would never wake anybody.
         """
@@ -235,17 +258,23 @@ class Settlements:
                     self._subscribed.set()
                     self._wake_all()
                 elif message["type"] == "message":
-                    self._wake([line.split(" ")[0] for line in message["data"].split("\n")])
+                    self._tell(message["data"].split("\n"))
+
+    def _tell(self, lines: list[str]) -> None:
+        for line in lines:
+            order_id, _, told = line.partition(" ")
+            if order_id in self._waiting:
+                self._wake(order_id, _news(told))
 
     def _wake_all(self) -> None:
         """What was published while nobody listened is lost: whoever waits looks again."""
-        self._wake(list(self._waiting))
+        for order_id in self._waiting:
+            self._wake(order_id, None)
 
-    def _wake(self, order_ids: list[str]) -> None:
-        for order_id in order_ids:
-            for changed in self._waiting.get(order_id, ()):
-                if not changed.done():
-                    changed.set_result(None)
+    def _wake(self, order_id: str, news: News | None) -> None:
+        for changed in self._waiting[order_id]:
+            if not changed.done():
+                changed.set_result(news)
 
     def release(self) -> None:
         """Have everybody who waits, now or later, answered with the present state."""
@@ -271,7 +300,11 @@ async def close() -> None:
 
 
 async def wait(order_id: str, client: str, seconds: float) -> OrderState | None:
-    """`find`, but hold the answer for up to `seconds` while the order is queued and this process goes on."""
+    """`find`, but hold the answer for up to `seconds` while the order is queued and this process goes on.
+
+    Who waits has the order from the first look, and its end from what is published: a second look would cost as much as the
+    first, and take as long.
+    """
     clock = asyncio.get_running_loop().time
     until = clock() + seconds
     asks_again, asks_again_at = True, min(until, clock() + BOOKS_AFTER_S)
@@ -283,5 +316,13 @@ async def wait(order_id: str, client: str, seconds: float) -> OrderState | None:
                 return state
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(asks_again_at):
-                    await changed
+                    news = await changed
+                    # Another order's end, where Redis lost this one and its key came for another: that takes a look.
+                    if news and news.fingerprint == state.order.fingerprint:
+                        return OrderState(
+                            order=state.order,
+                            status=news.status,
+                            reason=news.reason,
+                            updated_at_ms=news.updated_at_ms,
+                        )
         asks_again, asks_again_at = False, until

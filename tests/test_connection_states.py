@@ -13,9 +13,11 @@ import pytest
 import structlog
 import uvloop
 
-from shop.web import connection as module
-from shop.web.connection import Connection, HttpServer
+from shop.web import connection as one_connection
+from shop.web import server
+from shop.web.connection import Connection
 from shop.web.http import Answer, Request
+from shop.web.server import HttpServer
 from tests.builders import wait_until
 
 HEAD_TIMEOUT_S, BODY_TIMEOUT_S, BODY_BYTES_MAX = 1, 1, 1_048_576
@@ -100,6 +102,7 @@ def served() -> Iterator[Served]:
     with serving() as running:
         yield running
     assert running.errors == []
+    assert running.server.kept_bytes == 0
 
 
 @contextmanager
@@ -301,7 +304,7 @@ def test_without_a_time_limit_for_readers_such_a_connection_stays(
 def test_one_connection_too_many_is_refused_and_the_others_are_served(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CONNECTIONS_MAX", 2)
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 2)
     with connected(served) as first, connected(served) as second:
         wait_until(lambda: served.connections == 2, what="both connections")
 
@@ -323,12 +326,73 @@ def test_one_connection_too_many_is_refused_and_the_others_are_served(
 def test_without_a_limit_every_connection_takes_a_place(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CONNECTIONS_MAX", 10**9)
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 10**9)
     with ExitStack() as opened:
         for _ in range(20):
             opened.enter_context(connected(served))
 
         wait_until(lambda: served.connections == 20, what="all connections")
+
+
+#: How a body begins that is not small, and how it ends.
+BEGUN = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" + 60_000 * b"x"
+END = 40_000 * b"x"
+
+
+def test_bodies_that_never_end_do_not_fill_the_memory_and_keep_no_small_order_out(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one_connection, "KEPT_BYTES_MAX", 150_000)
+    with connected(served) as first, connected(served) as second, connected(served) as buyer:
+        for number, connection in enumerate((first, second), start=1):
+            connection.sendall(BEGUN)
+            wait_until(lambda: served.server.kept_bytes == number * 60_000, what="what was sent")  # noqa: B023
+        with connected(served) as third:
+            third.sendall(BEGUN)
+            refused = third.recv(1_000)
+        kept = served.server.kept_bytes
+
+        buyer.sendall(
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nConnection: close\r\n\r\norder"
+        )
+        served_at_once = statuses(all_of(buyer))
+        second.close()
+        wait_until(lambda: served.server.kept_bytes == 60_000, what="room for the rest of the first one")
+        first.sendall(END + get("/", "Connection: close"))
+        ended = statuses(all_of(first))
+
+    assert (statuses(refused), "unavailable" in str(served.heard[0].fault)) == ([400], True)
+    assert kept == 120_000
+    assert served_at_once == [200]
+    assert ended == [200, 200]
+
+
+def test_bodies_whose_turn_has_not_come_count_as_well(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one_connection, "KEPT_BYTES_MAX", 150_000)
+    with connected(served) as patient, connected(served) as other:
+        patient.sendall(get("/waits") + BEGUN + END)
+        wait_until(lambda: served.server.kept_bytes == 100_000, what="the second request")
+
+        other.sendall(BEGUN)
+        refused = statuses(other.recv(1_000))
+        served.may_answer.set()
+        patient.sendall(get("/", "Connection: close"))
+        answered = statuses(all_of(patient))
+
+    assert (refused, answered) == ([400], [200, 200, 200])
+
+
+def test_without_a_limit_of_memory_all_of_what_never_ends_is_kept(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one_connection, "KEPT_BYTES_MAX", 10**12)
+    with ExitStack() as opened:
+        for _ in range(10):
+            opened.enter_context(connected(served)).sendall(BEGUN)
+
+        wait_until(lambda: served.server.kept_bytes == 600_000, what="all that was sent")
 
 
 def test_who_reads_late_has_no_more_time_for_its_body(served: Served) -> None:

@@ -406,7 +406,7 @@ def test_settle_releases_only_its_own_locks_and_tells_who_waits(client: "redis.R
 
         message = heard.get_message(timeout=1)
     assert message is not None
-    assert message["data"] == "a confirmed\nb rejected"
+    assert message["data"] == "a confirmed 3000 f \nb rejected 3000 f "
     assert client.mget(keys.lock("x"), keys.lock("y")) == [None, "somebody"]
 
 

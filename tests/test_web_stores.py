@@ -15,7 +15,7 @@ from django.db import connection
 
 from shop import books, fulfilment, intake, keys, results, scripts, stores
 from shop.books import Decision
-from shop.domain import Order, Status
+from shop.domain import Order, Reason, ReasonCode, Status
 from shop.results import OrderState, Settlements
 from shop.stores import BrokenKey, RedisLine, StoreUnavailable, WebDatabase
 from tests.builders import a_sku, accepted, an_order, wait_until
@@ -365,6 +365,59 @@ def test_whoever_waits_hears_of_what_was_settled_while_nobody_listened(client: "
 
     assert state.status is Status.CONFIRMED
     assert took_s < 3
+
+
+def looks_of_one_who_waits(
+    client: "redis.Redis", order: Order, publish: Callable[[], object]
+) -> tuple[OrderState, int]:
+    """What one who waits is told when this is published, and how often Redis ran a script for it after that."""
+
+    async def story() -> tuple[OrderState | None, int]:
+        waiting = asyncio.create_task(results.wait(order.id, order.client, 4))
+        await asyncio.to_thread(wait_until, lambda: order.id in results.settlements._waiting)
+        await results.find(
+            order.id, order.client
+        )  # the first look is over: they share a trip, or come in turn
+        publish()
+        before = script_calls(client)
+        return await waiting, script_calls(client) - before
+
+    return in_a_web_process(story)
+
+
+def test_whoever_waits_is_told_the_end_that_was_published_without_another_look(client: "redis.Redis") -> None:
+    (order,) = accepted(client, an_order(("A", 1)))
+    names, arguments = settled(order)
+    arguments[3], arguments[6] = "rejected", '{"code":"unknown_sku","detail":"a word or two"}'
+
+    state, looks = looks_of_one_who_waits(
+        client, order, lambda: scripts.run(client, "settle", names, arguments)
+    )
+
+    assert looks == 0
+    assert state == OrderState(
+        order=order,
+        status=Status.REJECTED,
+        reason=Reason(ReasonCode.UNKNOWN_SKU, detail="a word or two"),
+        updated_at_ms=1_000,
+    )
+
+
+@pytest.mark.parametrize("line", ["{id} confirmed", "{id} confirmed 1000 another-order "])
+def test_whoever_waits_looks_again_where_what_was_published_does_not_say_it_all(
+    client: "redis.Redis", line: str
+) -> None:
+    (order,) = accepted(client, an_order(("A", 1)))
+    names, arguments = settled(order)
+
+    def publish() -> None:
+        scripts.run(client, "settle", [*names[:3], "nobody listens here"], arguments)
+        client.publish(keys.SETTLED_CHANNEL, line.format(id=order.id))
+
+    state, looks = looks_of_one_who_waits(client, order, publish)
+
+    assert (state.status, state.updated_at_ms) == (Status.CONFIRMED, 1_000)
+    assert looks == 1
 
 
 def test_whoever_waits_hears_of_what_the_books_have_decided_though_redis_never_does(

@@ -5,6 +5,7 @@
 -- ARGV 1 time-to-live s of an ended order, 2 number of orders; then per order: id, status, since when (ms), token that
 --      PostgreSQL counts as confirmed ('' = none), reason (JSON or ''), fingerprint, SKUs to forget if the reservation is
 --      lost (JSON or ''); then locks: sku, owner, ...
+-- PUBLISHES a line per order: id, status, since when, fingerprint, reason ('' = none).
 -- REPLY JSON, per order: {'settled'} | {'kept', status} | {'cancel_requested'} | {'lost'} | {'broken'} (its key is no record)
 --   'kept': it had ended before. 'cancel_requested': somebody cancelled it meanwhile; nothing was published, cancel it now.
 --   'lost': PostgreSQL counts a reservation that Redis no longer has as it was: nobody can tell whether `estoque:` knows of
@@ -55,7 +56,7 @@ local function settle(id, status, since, counted, reason, fingerprint, skus_if_l
     if cancel then call('HDEL', record, 'cancel') end
     call('EXPIRE', record, ARGV[1])
   end
-  news[#news + 1] = id .. ' ' .. status
+  news[#news + 1] = table.concat({id, status, since, fingerprint, reason}, ' ')
   return {'settled'}
 end
 

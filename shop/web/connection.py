@@ -2,20 +2,16 @@
 
 llhttp, the parser of Node.js, reads, by way of httptools; how a message is framed is its word. What it does not know is
 here: how large a head or a body may be, how long it may take to arrive, that answers go out in the order of their
-requests, and how a connection ends. One thread does all, so that an order costs no switch between threads.
+requests, and how a connection ends.
 """
 
 import asyncio
 import math
 import re
-import socket
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from contextvars import Context
-from email.utils import formatdate
 from http import HTTPStatus
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import unquote
 
 from httptools import (
@@ -29,6 +25,9 @@ from httptools import (
 from shop.web.http import Answer, Request
 from shop.web.problems import Kind, Problem
 
+if TYPE_CHECKING:
+    from shop.web.server import HttpServer
+
 #: Bytes of a head, and fields in it.
 HEAD_BYTES_MAX: Final = 65_536
 FIELDS_MAX: Final = 100
@@ -39,22 +38,18 @@ DISCARD_BYTES: Final = 16 * 1_048_576
 PARTS_MAX: Final = 10_000
 #: Of what comes with a body and is none of it: sizes and extensions of chunks, and fields after it.
 FRAMING_BYTES_MAX: Final = 1_048_576
+#: What all connections of a process may keep of bodies that have not ended, or whose turn has not come. Beyond it, small
+#: bodies alone are taken: buyers' orders go on while somebody sends the begins of very many large ones.
+KEPT_BYTES_MAX: Final = 128 * 1_048_576
+SMALL_BODY_BYTES: Final = 16_384
 #: Requests of one connection that wait for those before them, if their bodies are no larger than one may be; then no more
 #: are read.
 PIPELINED_MAX: Final = 64
-#: Connections of a process, and how many the kernel may keep until a process takes them.
-CONNECTIONS_MAX: Final = 8_192
-BACKLOG: Final = 8_192
 #: For how long a connection whose client may still be sending stays after the last answer, so that this is read.
 LINGER_S: Final = 2.0
-#: How often deadlines are looked at, and how exact they are.
-TICK_S: Final = 0.25
-
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _BODILESS: Final = {204, 304}
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,40}) (/[!-~]{0,2000}) HTTP/1\.[01]\r\n")
-
-Application = Callable[[Request], Awaitable[Answer]]
 
 
 class _Cut(Exception):
@@ -63,67 +58,6 @@ class _Cut(Exception):
     def __init__(self, status: int = 0) -> None:
         super().__init__(status)
         self.status = status
-
-
-class HttpServer:
-    """The connections of one process. `application` answers a request, whatever happens; times are in seconds."""
-
-    def __init__(
-        self, application: Application, *, head_timeout_s: float, body_timeout_s: float, body_bytes_max: int
-    ) -> None:
-        self.application = application
-        self.head_timeout_s = head_timeout_s
-        self.body_timeout_s = body_timeout_s
-        self.body_bytes_max = body_bytes_max
-        self.connections: set[Connection] = set()
-        self.is_draining = False
-        self.date = ""
-        self.loop = asyncio.get_running_loop()
-        self._all_are_gone = asyncio.Event()
-        self._listener: asyncio.Server | None = None
-        self._ticking: asyncio.Task[None] | None = None
-
-    async def start(self, listener: socket.socket) -> None:
-        """Take connections from here on."""
-        self._ticking = self.loop.create_task(self._tick())
-        self._listener = await self.loop.create_server(
-            lambda: Connection(self), sock=listener, backlog=BACKLOG
-        )
-
-    async def stop(self, *, drain: Awaitable[object], within_s: float) -> None:
-        """End all connections: each answer is the last of its own from now on; after `drain` no new one is taken.
-
-        Whoever has no request under way then is cut off, and so is, `within_s` later, whoever still has one.
-        """
-        self.is_draining = True
-        await drain
-        assert self._listener
-        self._listener.close()
-        self._all_are_gone.clear()
-        await asyncio.sleep(0)  # connections that were taken at the last moment may have sent something
-        for connection in list(self.connections):
-            connection.end_if_idle()
-        if self.connections:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._all_are_gone.wait(), within_s)
-        for connection in list(self.connections):
-            connection.abort()
-        if self._ticking:
-            self._ticking.cancel()
-
-    def forget(self, connection: "Connection") -> None:
-        """This one is closed."""
-        self.connections.discard(connection)
-        if not self.connections:
-            self._all_are_gone.set()
-
-    async def _tick(self) -> None:
-        while True:
-            self.date = formatdate(usegmt=True)
-            now = self.loop.time()
-            for connection in [each for each in self.connections if each.is_late(now)]:
-                connection.time_out()
-            await asyncio.sleep(TICK_S)
 
 
 class Connection(asyncio.Protocol):
@@ -157,7 +91,7 @@ class Connection(asyncio.Protocol):
         "reading_deadline",
     )
 
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(self, server: "HttpServer") -> None:
         self._server = server
         self._parser = HttpRequestParser(self)
         self._transport: asyncio.Transport
@@ -184,13 +118,14 @@ class Connection(asyncio.Protocol):
         self._peer = transport.get_extra_info("peername")
         self._server.connections.add(self)
         self._allow(self._server.head_timeout_s)
-        if len(self._server.connections) > CONNECTIONS_MAX:
+        if self._server.is_full:
             self._refuse(503)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.forget(self)
         self._is_cut = True
-        self._waiting.clear()
+        self._drop_body()
+        self._drop_waiting()
         # The parser knows this connection, too: what a client had sent would be kept until the collector of garbage comes.
         del self._parser
 
@@ -298,9 +233,13 @@ class Connection(asyncio.Protocol):
         self._size += len(part)
         self._parts_count += 1
         if self._size > self._server.body_bytes_max:
-            self._parts.clear()
+            self._drop_body()
         else:
             self._parts.append(part)
+            self._server.kept_bytes += len(part)
+            if self._server.kept_bytes > KEPT_BYTES_MAX and self._size > SMALL_BODY_BYTES:
+                self._receive_fault(Kind.UNAVAILABLE)
+                raise _Cut
         if self._size > DISCARD_BYTES:
             self._receive_fault(Kind.PAYLOAD_TOO_LARGE)
             raise _Cut
@@ -317,6 +256,7 @@ class Connection(asyncio.Protocol):
             request.fault = Problem(kind=Kind.PAYLOAD_TOO_LARGE)
         else:
             request.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._parts = []  # it is kept still: as the request's
         self._receive(request)
 
     # --- requests ---------------------------------------------------------------------------------
@@ -338,10 +278,20 @@ class Connection(asyncio.Protocol):
         """Let the request that is being received be answered with a problem, and nothing be read after it."""
         request, self._request = self._request, None
         assert request is not None
+        self._drop_body()
         request.fault = Problem(kind=kind, detail=detail)
         request.is_last = True
         self._is_cut = True
         self._receive(request)
+
+    def _drop_body(self) -> None:
+        """Keep nothing of the body that is being received."""
+        self._server.kept_bytes -= sum(map(len, self._parts))
+        self._parts = []
+
+    def _drop_waiting(self) -> None:
+        self._server.kept_bytes -= sum(len(request.body) for request in self._waiting)
+        self._waiting.clear()
 
     def _decline(self, unread: memoryview) -> None:
         """Go on with HTTP/1.1 though the client would rather speak something else, as Java's does (RFC 9110, 7.8).
@@ -420,6 +370,7 @@ class Connection(asyncio.Protocol):
     # --- answers ----------------------------------------------------------------------------------
 
     def _begin(self, request: Request) -> None:
+        self._server.kept_bytes -= len(request.body)
         self._answering = self._server.loop.create_task(self._answer(request), context=Context())
 
     async def _answer(self, request: Request) -> None:
@@ -481,7 +432,7 @@ class Connection(asyncio.Protocol):
         (RFC 9112, 9.6).
         """
         may_be_sending = self._is_cut or self._has_begun or bool(self._waiting)
-        self._waiting.clear()
+        self._drop_waiting()
         self._is_cut = True
         is_read = not self._transport.get_write_buffer_size()
         self._allow(LINGER_S if is_read else self._server.head_timeout_s)

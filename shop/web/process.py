@@ -19,7 +19,7 @@ from shop import figures, intake, queue, results, storage_check  # noqa: E402
 from shop.stores import order_database, web_database, web_redis  # noqa: E402
 from shop.tracing import tracing  # noqa: E402
 from shop.web.application import application  # noqa: E402
-from shop.web.connection import BACKLOG, CONNECTIONS_MAX, HttpServer  # noqa: E402
+from shop.web.server import BACKLOG, CONNECTIONS_MAX, HttpServer  # noqa: E402
 from workers import prefork  # noqa: E402
 from workers.memory import keep_what_is_loaded  # noqa: E402
 from workers.open_files import allow_open_files  # noqa: E402

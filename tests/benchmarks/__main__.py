@@ -44,7 +44,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> int:
     folder.chmod(0o711)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, most), most))
-    wanted = options.only or (scenarios.QUICK if options.quick else scenarios.NAMES)
+    wanted = options.only or (scenarios.QUICK if options.quick else scenarios.FULL)
     with Bench(folder, bench.QUICK if options.quick else bench.FULL) as run:
         scenarios.run(run, wanted, systems=options.systems, orders=options.orders)
     data = results.as_data(run.found, form="quick" if options.quick else "full")
