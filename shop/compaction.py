@@ -7,6 +7,7 @@ here before that.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final
 
 import redis
@@ -34,9 +35,15 @@ def compact_when_quiet(client: TextRedis) -> bool:
             return False
         client.bgrewriteaof()
     except redis.RedisError as refusal:
-        log.info("the append-only file was not rewritten", reason=str(refusal))
+        _tell_once(str(refusal))
         return False
     return True
+
+
+@cache
+def _tell_once(reason: str) -> None:
+    """Each sweep would hear the same of a Redis that does not let us ask."""
+    log.info("the append-only file was not rewritten", reason=reason)
 
 
 def is_due(client: TextRedis) -> bool:

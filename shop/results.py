@@ -68,7 +68,7 @@ class _Record(msgspec.Struct, frozen=True, array_like=True):
         )
 
 
-#: False: nobody can tell, because somebody has put something else under the order's key.
+#: False: nobody can tell, because somebody has put something else under the order's key, or into the record.
 _records = msgspec.json.Decoder(list[_Record | bool | None])
 
 
@@ -134,8 +134,15 @@ _reading = RoundTrips(_read, most=512)
 
 async def _in_redis(asked: list[_Asked]) -> dict[_Asked, _Record | BrokenKey]:
     names = [keys.order(order_id) for order_id, *_ in asked]
-    with store_faults():
-        found = await scripts.run_async(_line, "read", names, [client for _, client, _ in asked], _records)
+    try:
+        with store_faults():
+            found = await scripts.run_async(
+                _line, "read", names, [client for _, client, _ in asked], _records
+            )
+    except msgspec.DecodeError:
+        if len(asked) > 1:
+            raise  # each is asked for alone then, so that one record without sense hurts nobody else
+        found = [False]
     return {
         each: record if isinstance(record, _Record) else BrokenKey.of(keys.order(each[0]))
         for each, record in zip(asked, found, strict=True)

@@ -244,6 +244,26 @@ def test_what_is_no_counter_level_or_lock_is_as_good_as_none(client: "redis.Redi
     assert_at_rest(client)
 
 
+def test_of_a_record_without_sense_the_books_tell_and_it_hurts_nobody_else(shop: System) -> None:
+    client = redis_client()
+    sku = a_sku(stock=100)
+    ended, neighbour = (shop.place((sku, 1)).body["id"] for _ in range(2))
+    for order_id in (ended, neighbour):
+        shop.end_of(order_id)
+    with frozen(*shop.pids("worker")):
+        waiting = shop.place((sku, 1)).body["id"]
+        document = client.hget(keys.order(waiting), "document")
+        for order_id in (ended, waiting):
+            client.hset(keys.order(order_id), "document", "nonsense")
+
+        answers = [shop.get(f"/api/v1/orders/{order_id}") for order_id in (ended, neighbour, waiting)]
+        client.hset(keys.order(waiting), "document", document or "")
+
+    assert [answer.status for answer in answers] == [200, 200, 503]
+    assert [answer.body["status"] for answer in answers[:2]] == ["confirmed"] * 2
+    assert shop.end_of(waiting).body["status"] == "confirmed"
+
+
 def test_a_claim_that_is_no_text_is_as_good_as_lost(shop: System) -> None:
     sku, key = a_sku(stock=10), uuid.uuid4().hex
     first = shop.place((sku, 1), key=key).body["id"]
