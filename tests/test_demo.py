@@ -73,7 +73,10 @@ def demo(data_dir: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> str:
     """What the command says on standard output."""
     monkeypatch.setattr(settings, "DATA_DIR", data_dir)
     told = io.StringIO()
-    call_command("demo", *options, stdout=told)
+    try:
+        call_command("demo", *options, stdout=told)
+    except SystemExit as verdict:
+        raise AssertionError(told.getvalue()) from verdict
     return told.getvalue()
 
 
