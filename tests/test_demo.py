@@ -15,7 +15,7 @@ import termios
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from random import Random
@@ -196,11 +196,32 @@ def a_purchase(shop: Running) -> Bought:
     return asyncio.run(buy())
 
 
-def test_units_that_come_back_a_moment_later_are_waited_for(shop: Running) -> None:
-    bought = a_purchase(shop)
+def units_missing(bought: Bought) -> list[tuple[Any, ...]]:
+    """Commands that take a unit away, and give it back."""
     (sku,) = bought.available
-    redis_client().decr(keys.stock(sku))
-    later = threading.Timer(0.5, redis_client().incr, [keys.stock(sku)])
+    return [("DECR", keys.stock(sku)), ("INCR", keys.stock(sku))]
+
+
+def a_lock_held(bought: Bought) -> list[tuple[Any, ...]]:
+    """Commands that take the lock of the order's SKU for it, and release it."""
+    (sku,) = bought.available
+    return [("SET", keys.lock(sku), bought.purchases[0].answers[0].id, "PX", 5000), ("DEL", keys.lock(sku))]
+
+
+def in_line_still(bought: Bought) -> list[tuple[Any, ...]]:
+    """Commands that put the order among those without an end, and take it out."""
+    order_id = bought.purchases[0].answers[0].id
+    return [("ZADD", keys.OPEN_ORDERS, 10**15, order_id), ("ZREM", keys.OPEN_ORDERS, order_id)]
+
+
+@pytest.mark.parametrize("under_way", [units_missing, a_lock_held, in_line_still])
+def test_what_is_under_way_a_moment_longer_is_waited_for(
+    shop: Running, under_way: Callable[[Bought], list[tuple[Any, ...]]]
+) -> None:
+    bought = a_purchase(shop)
+    before, after = under_way(bought)
+    redis_client().execute_command(*before)
+    later = threading.Timer(0.5, redis_client().execute_command, after)
     later.start()
 
     verdict = judged_at_rest(shop, bought)
@@ -209,16 +230,24 @@ def test_units_that_come_back_a_moment_later_are_waited_for(shop: Running) -> No
     assert verdict.holds, str(verdict)
 
 
-def test_units_that_do_not_come_back_are_told(shop: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "told"), [(units_missing, "miscounted"), (a_lock_held, "left behind"), (in_line_still, "lost")]
+)
+def test_what_stays_wrong_is_told(
+    shop: Running,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: Callable[[Bought], list[tuple[Any, ...]]],
+    told: str,
+) -> None:
     monkeypatch.setattr("shop.management.commands.demo.AT_REST_WITHIN_S", 0.5)
     bought = a_purchase(shop)
-    (sku,) = bought.available
-    redis_client().decr(keys.stock(sku))
+    before, after = wrong(bought)
+    redis_client().execute_command(*before)
 
     verdict = judged_at_rest(shop, bought)
 
-    redis_client().incr(keys.stock(sku))
-    assert [check.name for check in verdict.checks if check.wrong] == ["miscounted"]
+    redis_client().execute_command(*after)
+    assert [check.name for check in verdict.checks if check.wrong] == [told]
 
 
 def started(data_dir: Path, *options: str, **pipes: Any) -> "subprocess.Popen[str]":
