@@ -187,17 +187,20 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _news(told: str) -> News | None:
-    """What a line says after the order's id; None where it says too little, as a worker of an earlier release does."""
+    """What a line says after the order's id; None where it says too little, or what a worker of another release says."""
     status, *more = told.split(" ", 3)
     if len(more) < 3:
         return None
     since, fingerprint, reason = more
-    return News(
-        status=Status(status),
-        reason=msgspec.json.decode(reason, type=Reason) if reason else None,
-        updated_at_ms=int(since),
-        fingerprint=fingerprint,
-    )
+    try:
+        return News(
+            status=Status(status),
+            reason=msgspec.json.decode(reason, type=Reason) if reason else None,
+            updated_at_ms=int(since),
+            fingerprint=fingerprint,
+        )
+    except (ValueError, msgspec.DecodeError):
+        return None  # were it to raise, it would end the listening for all who wait
 
 
 class Settlements:

@@ -12,6 +12,7 @@ import redis
 import uvloop
 from django.conf import settings
 from django.db import connection
+from structlog.testing import capture_logs
 
 from shop import books, fulfilment, intake, keys, results, scripts, stores
 from shop.books import Decision
@@ -403,7 +404,16 @@ def test_whoever_waits_is_told_the_end_that_was_published_without_another_look(c
     )
 
 
-@pytest.mark.parametrize("line", ["{id} confirmed", "{id} confirmed 1000 another-order "])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{id} confirmed",
+        "{id} confirmed 1000 another-order ",
+        "{id} sold-at-auction 1000 {fingerprint} ",
+        "{id} confirmed at-noon {fingerprint} ",
+        '{id} rejected 1000 {fingerprint} {{"code": "a reason of tomorrow"}}',
+    ],
+)
 def test_whoever_waits_looks_again_where_what_was_published_does_not_say_it_all(
     client: "redis.Redis", line: str
 ) -> None:
@@ -412,10 +422,12 @@ def test_whoever_waits_looks_again_where_what_was_published_does_not_say_it_all(
 
     def publish() -> None:
         scripts.run(client, "settle", [*names[:3], "nobody listens here"], arguments)
-        client.publish(keys.SETTLED_CHANNEL, line.format(id=order.id))
+        client.publish(keys.SETTLED_CHANNEL, line.format(id=order.id, fingerprint=order.fingerprint))
 
-    state, looks = looks_of_one_who_waits(client, order, publish)
+    with capture_logs() as told:
+        state, looks = looks_of_one_who_waits(client, order, publish)
 
+    assert told == []
     assert (state.status, state.updated_at_ms) == (Status.CONFIRMED, 1_000)
     assert looks == 1
 
