@@ -382,6 +382,7 @@ def test_bodies_whose_turn_has_not_come_count_as_well(
         answered = statuses(all_of(patient))
 
     assert (refused, answered) == ([400], [200, 200, 200])
+    assert ["unavailable" in str(request.fault) for request in served.heard if request.fault] == [True]
 
 
 def test_without_a_limit_of_memory_all_of_what_never_ends_is_kept(
