@@ -7,7 +7,7 @@ here before that.
 """
 
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Any, Final
 
 import redis
@@ -40,7 +40,7 @@ def compact_when_quiet(client: TextRedis) -> bool:
     return True
 
 
-@cache
+@lru_cache(maxsize=16)
 def _tell_once(reason: str) -> None:
     """Each sweep would hear the same of a Redis that does not let us ask."""
     log.info("the append-only file was not rewritten", reason=reason)

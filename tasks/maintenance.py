@@ -29,8 +29,9 @@ def sweep() -> dict[str, int]:
     try:
         if sweeper.was_just_here(redis_client()):
             return {}
+        found = sweeper.sweep(redis_client())
         compaction.compact_when_quiet(redis_client())
-        return sweeper.sweep(redis_client())
+        return found
     except StoreUnavailable as away:
         log.warning("sweep put off", reason=str(away))
         return {}

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.benchmarks import plots, report, results, rounds, traffic, wire
-from tests.benchmarks.arrivals import ID_PLACE, Arrivals, Followed, percentile
+from tests.benchmarks.arrivals import CROWD_PER_S, ID_PLACE, Arrivals, Followed, percentile
 from tests.benchmarks.baselines import CeleryNoop, Textbook
 from tests.benchmarks.bench import Bench, Case, Findings, Pace
 from tests.benchmarks.flower import succeeded
@@ -98,18 +98,20 @@ def test_a_load_on_nobody_fails() -> None:
         run_apart(Flood(address=address, requests=requests))
 
 
-def test_orders_arrive_on_schedule_however_long_the_answers_take() -> None:
-    keys = [f"key-{number}" for number in range(20)]
+@pytest.mark.parametrize("per_second", [200, 2 * CROWD_PER_S], ids=["one by one", "in a crowd"])
+def test_orders_arrive_on_schedule_however_long_the_answers_take(per_second: int) -> None:
+    count = per_second // 10
+    keys = [f"key-{number}" for number in range(count)]
 
-    with a_shop(together=20) as address:
+    with a_shop(together=count) as address:
         ask_for = wire.request("GET", f"/{ID_PLACE.decode()}", address, {})
-        plan = Arrivals(address=address, requests=posts(address, *keys), per_second=200, ask=ask_for)
+        plan = Arrivals(address=address, requests=posts(address, *keys), per_second=per_second, ask=ask_for)
         followed: Followed = run_apart(plan)
 
-    # The first was due 95 ms before the last, and was answered when the last had come.
-    assert max(followed.latencies_s) > 19 / 200
+    # The first was due a tenth of a second before the last, and was answered when the last had come.
+    assert max(followed.latencies_s) > (count - 1) / per_second
     assert max(followed.latencies_s) - min(followed.latencies_s) > 10 / 200
-    assert len(followed.latencies_s) == 20
+    assert len(followed.latencies_s) == count
     assert sorted(followed.accepted) == sorted(keys)
 
 

@@ -10,7 +10,7 @@ import redis
 from structlog.testing import capture_logs
 
 from shop import compaction
-from shop.compaction import compact_when_quiet
+from shop.compaction import compact_when_quiet, is_due
 from tasks import maintenance
 from tests.builders import wait_until
 from workers.proc import descendants
@@ -63,6 +63,20 @@ def test_in_an_idle_moment_a_file_that_has_doubled_is_rewritten(grown: "redis.Re
 
     assert has_begun
     wait_until(lambda: file_of(grown)["aof_current_size"] < 400_000, what="a smaller file")
+
+
+def test_a_rewrite_is_due_until_it_has_been_made(grown: "redis.Redis") -> None:
+    key_s = grown.config_get("rdb-key-save-delay")["rdb-key-save-delay"]
+    before = is_due(grown)
+    grown.config_set("rdb-key-save-delay", 300_000)  # microseconds for each key
+    try:
+        grown.bgrewriteaof()
+        under_way = file_of(grown)["aof_rewrite_in_progress"], is_due(grown)
+    finally:
+        grown.config_set("rdb-key-save-delay", key_s)
+    wait_until(lambda: not file_of(grown)["aof_rewrite_in_progress"], what="the end of a rewrite")
+
+    assert (before, under_way, is_due(grown)) == (True, (1, True), False)
 
 
 def test_a_sweep_looks_for_such_a_moment(grown: "redis.Redis") -> None:

@@ -376,9 +376,7 @@ def looks_of_one_who_waits(
     async def story() -> tuple[OrderState | None, int]:
         waiting = asyncio.create_task(results.wait(order.id, order.client, 4))
         await asyncio.to_thread(wait_until, lambda: order.id in results.settlements._waiting)
-        await results.find(
-            order.id, order.client
-        )  # the first look is over: they share a trip, or come in turn
+        await results.find(order.id, order.client)  # shares the first look's trip, or has one after it
         publish()
         before = script_calls(client)
         return await waiting, script_calls(client) - before
