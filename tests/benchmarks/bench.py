@@ -32,7 +32,7 @@ class Pace:
     steady_s: float
 
 
-QUICK: Final = Pace(rounds=2, round_s=3, steady_s=3)
+QUICK: Final = Pace(rounds=2, round_s=2, steady_s=2.5)
 FULL: Final = Pace(rounds=3, round_s=5, steady_s=8)
 
 
