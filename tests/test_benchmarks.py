@@ -59,10 +59,15 @@ class Shop(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class ShopServer(ThreadingHTTPServer):
+    #: All of a crowd may connect before one is let in. Five, as is usual, and those past them try again seconds later.
+    request_queue_size = 1_000
+
+
 @contextmanager
 def a_shop(*, together: int = 1) -> Iterator[wire.Address]:
     handler = type("Handler", (Shop,), {"together": threading.Barrier(together), "asked": Counter()})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with ShopServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
