@@ -107,6 +107,8 @@ def test_a_web_process_that_stops_finishes_requests_and_takes_no_new_ones(
     crew: System, people: ThreadPoolExecutor, redis_server: RedisServer
 ) -> None:
     key, sku = uuid.uuid4().hex, a_sku()
+    # On a busy machine it takes longer to be told to stop than requests else wait for Redis.
+    assert crew.replace("web", REDIS_URL=f"{redis_server.url}?socket_timeout=20")
     crew.place((sku, 1))  # connects to both stores
 
     with frozen(redis_server.pid):
