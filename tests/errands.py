@@ -3,6 +3,7 @@
 An errand is a name and a conduct. What becomes of errands is noted in files, because Redis may be away.
 """
 
+import gc
 import json
 import os
 import signal
@@ -164,6 +165,13 @@ stock_errand = app.task(name="stock_errand", shared=False)(run_alone)
 def callbacks(state: Any) -> int:
     """For tests: how many callbacks a worker's loop makes in each of its turns."""
     return len(state.consumer.hub.on_tick)
+
+
+@inspect_command()
+def collected(_state: Any) -> int:
+    """For tests: how many objects a worker has left to the garbage collector, because they referred to themselves."""
+    gc.collect()
+    return sum(generation["collected"] for generation in gc.get_stats())
 
 
 def send(

@@ -85,6 +85,27 @@ def test_a_batch_has_its_limits(tmp_path: Path) -> None:
     assert [large[-1]] in batches
 
 
+def test_a_worker_is_rid_of_what_is_done_without_the_garbage_collector(crew: Worker) -> None:
+    warm_up, names = some(10), some(300)
+    for name in warm_up:
+        send(name)
+    wait_for_all(crew, warm_up)
+    before = collected_by(crew)
+
+    for name in names:
+        send(name)
+    wait_for_all(crew, names)
+    wait_until(lambda: not in_hand(crew, "active"), what="the end of the last batch")
+
+    assert collected_by(crew) - before < len(names)
+
+
+def collected_by(worker: Worker) -> int:
+    """How many objects a worker had to leave to the garbage collector."""
+    (answer,) = an_app().control.broadcast("collected", reply=True, destination=[worker.name], timeout=5)
+    return int(answer[worker.name])
+
+
 def test_a_full_batch_goes_to_the_pool_while_another_is_at_work_and_waits_there_for_its_turn(
     tmp_path: Path,
 ) -> None:

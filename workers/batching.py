@@ -15,6 +15,7 @@ Without an event loop, or with another broker than Redis, everything goes Celery
 
 import random
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -117,8 +118,10 @@ def _keep_once_written(job: Any) -> None:
     Celery's pool discards what it has not yet heard to be started, though it may be done: then it would be done twice, and
     its process waits half a minute for somebody to take the result (billiard's `_ensure_messages_consumed`).
     """
-    discard = job.discard
-    job.discard = lambda: None if job._write_to else discard()
+    # By a weak reference: what refers to itself, a batch and all its messages with it, stays until the collector comes. It
+    # came every 2,000 orders, and stopped the worker for 30 ms.
+    this, discard = weakref.proxy(job), type(job).discard
+    job.discard = lambda: None if this._write_to else discard(this)
 
 
 class Line:
