@@ -243,6 +243,13 @@ MISFRAMED: dict[str, tuple[list[str | bytes], bytes]] = {
     "a length that is a superscript": ([b"Content-Length: \xb2"], ORDER),
     "a length and chunks": ([LENGTH, CHUNKED], ORDER),
     "an unknown coding": (["Transfer-Encoding: gzip"], ORDER),
+    "a coding of old before chunks": (["Transfer-Encoding: identity, chunked"], chunked([ORDER])),
+    "a coding before chunks": (["Transfer-Encoding: gzip, chunked"], chunked([ORDER])),
+    "a coding before chunks in a line of its own": (
+        ["Transfer-Encoding: identity", CHUNKED],
+        chunked([ORDER]),
+    ),
+    "chunks in chunks": ([CHUNKED, CHUNKED], chunked([ORDER])),
     "a chunk of no size": ([CHUNKED], b"zz\r\n{}\r\n0\r\n\r\n"),
     "a chunk of negative size": ([CHUNKED], b"-5\r\n{}\r\n0\r\n\r\n"),
     "a chunk beyond all numbers": ([CHUNKED], b"fffffffffffffffff\r\n{}\r\n0\r\n\r\n"),

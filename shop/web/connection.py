@@ -203,6 +203,10 @@ class Connection(asyncio.Protocol):
         version = self._parser.get_http_version()
         if version not in {"1.1", "1.0"} or not self._names_its_host(version):
             raise _Cut(400)  # of two hosts a proxy might have looked at the other one (RFC 9112, 3.2)
+        if not self._is_plainly_framed():
+            raise _Cut(
+                400
+            )  # a proxy that does not know the coding might see the end of the body elsewhere (RFC 9112, 6.1)
         url = parse_url(self._url)
         path = (url.path or b"/").decode("ascii")
         request = Request(
@@ -228,6 +232,11 @@ class Connection(asyncio.Protocol):
     def _names_its_host(self, version: str) -> bool:
         hosts = len(self._headers.get(b"host", ()))
         return hosts == 1 or (hosts == 0 and version == "1.0")
+
+    def _is_plainly_framed(self) -> bool:
+        """Whether the body has no coding but chunks. The parser looks at the last one alone."""
+        codings = self._headers.get(b"transfer-encoding")
+        return codings is None or [coding.strip().lower() for coding in codings] == ["chunked"]
 
     def on_body(self, part: bytes) -> None:
         self._size += len(part)
