@@ -115,10 +115,10 @@ def reconcile(
         for skus in _batches():
             suspects = _suspects(client, skus)
             report.differences += [found for sku in suspects if (found := _examine(client, sku, repair))]
+            report.differences += _stale_locks(client, skus)
             report.skus += len(skus)
             progress(report.skus, total)
         report.open_orders = client.zcard(keys.OPEN_ORDERS)
-        report.differences += _stale_locks(client)
         report.differences += _overdue_orders(client)
         report.differences += _oversold()
         if ledger:
@@ -212,12 +212,16 @@ def _held(client: TextRedis, sku: str) -> list[tuple[str, str, str, int]]:
     return sorted(reservation for reservation in _reserved(client) if reservation[2] == sku)
 
 
-def _stale_locks(client: TextRedis) -> list[Difference]:
-    """Locks without an expiry: none of ours; they would stop their SKU for ever."""
+def _stale_locks(client: TextRedis, skus: list[str]) -> list[Difference]:
+    """Locks without an expiry: none of ours; they would stop their SKU for ever.
+
+    They are looked for by name: to search all keys, which after a day of sales are millions, Redis would need seconds.
+    """
+    holders = client.mget([keys.lock(sku) for sku in skus])
     return [
-        Difference(what=f"{name} has no expiry, held by {client.get(name)}", cause="")
-        for name in client.scan_iter(match=keys.lock("*"), count=1000)
-        if client.pttl(name) == -1
+        Difference(what=f"{keys.lock(sku)} has no expiry, held by {holder}", cause="")
+        for sku, holder in zip(skus, holders, strict=True)
+        if holder is not None and client.pttl(keys.lock(sku)) == -1
     ]
 
 

@@ -6,7 +6,7 @@ import uuid
 import pytest
 import redis
 
-from shop import keys
+from shop import keys, reconciliation, sweeper, system_state
 from shop.stores import redis_client
 from tests.builders import a_sku
 from tests.running import System
@@ -44,6 +44,21 @@ def test_a_day_s_work_leaves_only_keys_that_are_listed(system: System) -> None:
     assert broken_promises(redis_client()) == []
     for order in (confirmed, rejected):
         assert 0 < redis_client().ttl(keys.order(order["id"])) <= keys.DAY_S
+
+
+def test_what_is_asked_for_again_and_again_searches_no_key_by_a_pattern(system: System) -> None:
+    client = redis_client()
+    client.config_resetstat()
+
+    answers = [system.get(path).status for path in ("/readyz", "/metrics")]
+    reconciliation.reconcile(client, repair=True)
+    sweeper.sweep(client)
+    system_state.look(client)
+
+    asked = client.info("commandstats").keys()
+    assert answers == [200, 200]
+    assert "cmdstat_mget" in asked  # it is counted
+    assert not asked & {"cmdstat_scan", "cmdstat_keys"}
 
 
 @pytest.mark.parametrize(

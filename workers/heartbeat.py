@@ -15,7 +15,6 @@ from celery.signals import heartbeat_sent, worker_ready, worker_shutting_down
 
 #: A worker writes every two seconds; silent for so long, it counts as gone.
 TTL_S = 10
-PATTERN = "heartbeat:worker:*"
 #: Names of workers by when they last wrote it, so that nobody has to search all keys for them; kept for a day.
 SEEN = "workers:seen"
 SEEN_S = 86_400
