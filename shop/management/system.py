@@ -41,7 +41,7 @@ class System:
         self.data_dir = data_dir
         self._web_port = _port("WEB_PORT", 8000)
         self._flower_port = _port("FLOWER_PORT", 5555)
-        self._web_workers = _count("WEB_WORKERS", 2)
+        self._web_workers = _count("WEB_WORKERS", 1)
         self._workers = _count("WORKERS", 1)
         self._has_flower = _flag("FLOWER")
         self._env: dict[str, str] = {}

@@ -116,8 +116,7 @@ def processes(bench: Bench) -> None:
     """Several workers and web processes, each number as a system of its own, in turn."""
     plain = bench.reserva(SMALL)
     workers = {1: plain} | {n: bench.reserva(f"growth, {n} workers", WORKERS=str(n)) for n in (2, 4)}
-    webs = {1: bench.reserva("growth, 1 web", WEB_WORKERS="1"), 2: plain}
-    webs[4] = bench.reserva("growth, 4 web", WEB_WORKERS="4")
+    webs = {1: plain} | {n: bench.reserva(f"growth, {n} web", WEB_WORKERS=str(n)) for n in (2, 4)}
     curves = {
         "workers": {n: case(system) for n, system in workers.items()},
         "workers_hot": {
