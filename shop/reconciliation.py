@@ -213,7 +213,7 @@ def _held(client: TextRedis, sku: str) -> list[tuple[str, str, str, int]]:
 
 
 def _stale_locks(client: TextRedis, skus: list[str]) -> list[Difference]:
-    """Locks without an expiry: none of ours; they would stop their SKU for ever.
+    """Locks of these SKUs without an expiry: none of ours; they would stop their SKU for ever.
 
     They are looked for by name: to search all keys, which after a day of sales are millions, Redis would need seconds.
     """

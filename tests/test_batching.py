@@ -86,18 +86,15 @@ def test_a_batch_has_its_limits(tmp_path: Path) -> None:
 
 
 def test_a_worker_is_rid_of_what_is_done_without_the_garbage_collector(crew: Worker) -> None:
-    warm_up, names = some(10), some(300)
-    for name in warm_up:
-        send(name)
-    wait_for_all(crew, warm_up)
+    batches = some(50)
+    wait_for_all(crew, [send(name) for name in some(10)])
     before = collected_by(crew)
 
-    for name in names:
-        send(name)
-    wait_for_all(crew, names)
+    for name in batches:
+        wait_for_all(crew, [send(name)])
     wait_until(lambda: not in_hand(crew, "active"), what="the end of the last batch")
 
-    assert collected_by(crew) - before < len(names)
+    assert collected_by(crew) - before < len(batches)
 
 
 def collected_by(worker: Worker) -> int:

@@ -157,6 +157,25 @@ def test_who_asks_before_it_sends_too_much_is_spared_the_way(web: System) -> Non
     assert (reply.status, reply.problem) == (413, "payload-too-large")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ["Transfer-Encoding: Chunked"],
+        ["transfer-encoding:CHUNKED"],
+        ["Transfer-Encoding:   chunked  "],
+        [
+            "Transfer-Encoding: chunked",
+            "Connection: Upgrade, HTTP2-Settings",
+            "Upgrade: h2c",
+            "HTTP2-Settings: AA",
+        ],
+    ],
+    ids=["with a capital", "in capitals", "with blanks around it", "beside a wish for HTTP/2"],
+)
+def test_a_body_may_come_in_chunks(web: System, fields: list[str]) -> None:
+    assert exchange(web, order_head(web, *fields), chunked([ORDER[:9], ORDER[9:]])).status == 202
+
+
 def test_fields_after_a_body_are_no_part_of_the_head(web: System) -> None:
     key = uuid.uuid4().hex
     trailed = chunked([ORDER])[:-2] + b"Idempotency-Key: another\r\nAuthorization: Bearer nobody\r\n\r\n"

@@ -12,6 +12,8 @@ import celery
 import kombu
 import pytest
 import redis
+from billiard.pool import ApplyResult
+from celery.concurrency.asynpool import AsynPool
 from celery.concurrency.prefork import TaskPool
 from celery.events.dispatcher import EventDispatcher
 from celery.worker import components, state
@@ -116,6 +118,10 @@ def test_a_worker_still_has_the_parts_that_batches_use() -> None:
     assert (dispatcher.groups, dispatcher.enabled) == (set(), False)
     assert "w._quick_acquire = w.semaphore.acquire" in inspect.getsource(components.Pool.create)
     assert TaskPool.uses_semaphore
+    assert inspect.isfunction(ApplyResult.discard)
+    assert ApplyResult._write_to is None
+    assert ApplyResult.__weakrefoffset__ > 0
+    assert "job.discard()" in inspect.getsource(AsynPool.flush)
     assert (state.revoked.__contains__("nothing"), state.should_stop) == (False, None)
 
 

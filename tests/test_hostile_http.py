@@ -277,6 +277,14 @@ def test_a_lenient_parser_would_take_a_body_that_is_framed_in_two_ways(tmp_path:
         assert exchange(web, order_head(web, *headers), chunked([ORDER])).status == 202
 
 
+def test_without_a_look_at_codings_a_body_would_be_taken_whose_end_others_see_elsewhere(
+    tmp_path: Path,
+) -> None:
+    headers, body = MISFRAMED["a coding of old before chunks"]
+    with without_guard(tmp_path, "codings") as web:
+        assert exchange(web, order_head(web, *headers), body).status == 202
+
+
 def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind(web: System) -> None:
     for _ in range(50):
         with connected(web) as connection:

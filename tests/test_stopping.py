@@ -20,6 +20,7 @@ from shop.stores import redis_client
 from shop.web.process import DRAIN_S
 from tests.builders import a_sku, assert_at_rest, free_in_redis, wait_until
 from tests.running import Answer, System, frozen
+from workers import heartbeat
 from workers.embedded import PostgresServer, RedisServer
 from workers.proc import descendants, is_running
 
@@ -104,26 +105,38 @@ def test_a_web_process_that_releases_nobody_would_keep_them_waiting(
 
 
 def test_a_web_process_that_stops_finishes_requests_and_takes_no_new_ones(
-    crew: System, people: ThreadPoolExecutor, redis_server: RedisServer
+    tmp_path: Path, people: ThreadPoolExecutor, client: "redis.Redis", redis_server: RedisServer
 ) -> None:
     key, sku = uuid.uuid4().hex, a_sku()
-    # On a busy machine it takes longer to be told to stop than requests else wait for Redis.
-    assert crew.replace("web", REDIS_URL=f"{redis_server.url}?socket_timeout=20")
-    crew.place((sku, 1))  # connects to both stores
+    # On a busy machine a process may need longer to hear of its end than a request else waits for Redis.
+    with System(tmp_path, env={"UNGUARDED": "haste"}, web_module="tests.unguarded_web") as crew:
+        crew.start("web").place((sku, 1))  # connects to both stores
 
-    with frozen(redis_server.pid):
-        placing = people.submit(crew.place, (sku, 1), key=key)
-        wait_until(lambda: connections(crew), what="the request")
-        stopping = people.submit(stop, crew, "web")
-        wait_until(lambda: not is_listening(crew), what="no new connections")
-        is_early = placing.done()
-    answer = placing.result()
+        with frozen(redis_server.pid):
+            placing = people.submit(crew.place, (sku, 1), key=key)
+            wait_until(lambda: connections(crew), what="the request")
+            stopping = people.submit(stop, crew, "web")
+            wait_until(lambda: not is_listening(crew), what="no new connections")
+            is_early = placing.done()
+        answer = placing.result()
 
-    assert (is_early, answer.status) == (False, 202)
-    assert redis_client().exists(keys.order(answer.body["id"]))
-    with pytest.raises(OSError, match="refused"):
-        crew.place((sku, 1), key=key)
-    assert stopping.result()[0]
+        assert (is_early, answer.status) == (False, 202)
+        assert client.exists(keys.order(answer.body["id"]))
+        with pytest.raises(OSError, match="refused"):
+            crew.place((sku, 1), key=key)
+        assert stopping.result()[0]
+
+
+def test_whether_it_is_ready_depends_on_a_worker_that_lives(crew: System, client: "redis.Redis") -> None:
+    before = crew.get("/readyz")
+    crew.start("worker")
+    with_worker = crew.get("/readyz")
+    crew.stop("worker")
+    after = crew.get("/readyz")
+
+    assert [answer.status for answer in (before, with_worker, after)] == [503, 200, 503]
+    assert {answer.body["detail"] for answer in (before, after)} == {"Missing: worker heartbeat."}
+    assert client.zcard(heartbeat.SEEN) == 1  # that it was there is remembered, and does not count
 
 
 def test_while_it_stops_a_web_process_has_each_client_connect_elsewhere(crew: System) -> None:

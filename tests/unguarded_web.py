@@ -9,7 +9,7 @@ from django.conf import settings
 from shop.web import process  # isort: skip - sets Django up, before anything of the shop is imported
 from shop.pages.buyer import Buyer, new_key
 from shop.results import Settlements
-from shop.web import connection
+from shop.web import connection, orders
 from shop.web.__main__ import main
 from shop.web.gate import Gate
 
@@ -37,6 +37,15 @@ def _with_a_lenient_parser() -> None:
             self.set_dangerous_leniencies(lenient_chunked_length=True)
 
     connection.HttpRequestParser = Lenient
+
+
+def _without_haste() -> None:
+    orders.PATIENCE_S = 20.0
+    settings.REDIS_URL += "?socket_timeout=20"
+
+
+def _with_bodies_in_any_coding() -> None:
+    connection.Connection._is_plainly_framed = lambda _connection: True  # type: ignore[method-assign]
 
 
 def _without_release_of_who_waits() -> None:
@@ -72,7 +81,9 @@ def _with_both() -> None:
 
 GUARDS: Mapping[str, Callable[[], None]] = {
     "all but a hundred places of the gate": _with_a_gate_of_a_hundred,
+    "codings": _with_bodies_in_any_coding,
     "gate": _without_a_gate,
+    "haste": _without_haste,
     "time": _without_time_limits,
     "release": _without_release_of_who_waits,
     "size": _without_size_limit,

@@ -1,8 +1,8 @@
 """HTTP/1.1 on a connection: from bytes to requests, and from answers to bytes (RFC 9112).
 
-llhttp, the parser of Node.js, reads, by way of httptools; how a message is framed is its word. What it does not know is
-here: how large a head or a body may be, how long it may take to arrive, that answers go out in the order of their
-requests, and how a connection ends.
+llhttp, the parser of Node.js, reads, by way of httptools; how a message is framed is its word, but for codings before
+chunks, which are refused. What it does not know is here: how large a head or a body may be, how long it may take to
+arrive, that answers go out in the order of their requests, and how a connection ends.
 """
 
 import asyncio
@@ -204,9 +204,8 @@ class Connection(asyncio.Protocol):
         if version not in {"1.1", "1.0"} or not self._names_its_host(version):
             raise _Cut(400)  # of two hosts a proxy might have looked at the other one (RFC 9112, 3.2)
         if not self._is_plainly_framed():
-            raise _Cut(
-                400
-            )  # a proxy that does not know the coding might see the end of the body elsewhere (RFC 9112, 6.1)
+            # A proxy that does not know the coding might see the end of the body elsewhere (RFC 9112, 6.1).
+            raise _Cut(400)
         url = parse_url(self._url)
         path = (url.path or b"/").decode("ascii")
         request = Request(
@@ -236,7 +235,7 @@ class Connection(asyncio.Protocol):
     def _is_plainly_framed(self) -> bool:
         """Whether the body has no coding but chunks. The parser looks at the last one alone."""
         codings = self._headers.get(b"transfer-encoding")
-        return codings is None or [coding.strip().lower() for coding in codings] == ["chunked"]
+        return codings is None or [coding.strip(" \t").lower() for coding in codings] == ["chunked"]
 
     def on_body(self, part: bytes) -> None:
         self._size += len(part)
