@@ -27,7 +27,8 @@ class RoundTrips(Generic[Question, Reply]):
     """
 
     #: After a trip the next one lets this pass for each question that was in it, and at most `PACE_MAX_S`. A trip costs both
-    #: sides as much as a few questions do, so a crowd is made to gather; whoever comes after one alone hardly waits.
+    #: sides as much as a few questions do, so a crowd is made to gather; whoever comes after one alone hardly waits. Nor
+    #: does a crowd that fills the next trip: what waits after a stall is worked off at full speed.
     PACE_S, PACE_MAX_S = 0.002, 0.010
 
     def __init__(
@@ -53,7 +54,8 @@ class RoundTrips(Generic[Question, Reply]):
         clock = asyncio.get_running_loop().time
         try:
             while self._waiting:
-                await asyncio.sleep(max(0.0, self._next_at - clock()))
+                if len(self._waiting) < self._most:
+                    await asyncio.sleep(max(0.0, self._next_at - clock()))
                 together, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
                 self._next_at = clock() + min(self.PACE_S * len(together), self.PACE_MAX_S)
                 await self._go(together)

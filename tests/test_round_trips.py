@@ -124,6 +124,18 @@ def test_the_more_came_together_the_later_the_next_trip_begins(monkeypatch: pyte
     assert 0.099 <= min(gaps_between_trips(of=20)) < 0.4
 
 
+def test_a_crowd_that_fills_the_next_trip_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RoundTrips, "PACE_S", 3600)
+    monkeypatch.setattr(RoundTrips, "PACE_MAX_S", 3600)
+
+    async def story(store: Store, trips: "RoundTrips[int, int]") -> None:
+        await asyncio.gather(*map(trips.ask, range(15)))
+
+        assert [len(trip) for trip in store.trips] == [5, 5, 5]
+
+    in_a_loop(story, most=5)
+
+
 @pytest.mark.parametrize("moment", ["before the trip", "during the trip"])
 def test_one_who_gives_up_does_not_hurt_the_others(moment: str) -> None:
     async def story(store: Store, trips: "RoundTrips[int, int]") -> None:
