@@ -11,8 +11,8 @@ from shop.web.problems import Kind, Problem
 class Gate:
     """Counts the orders that one process takes in at the moment. Moments are those of the event loop."""
 
-    #: So many wait for a second or so: more would wait to their deadline, and be refused though they may have been accepted.
-    MOST: Final = 1_500
+    #: So many wait for a second at most: more would wait to their deadline, and be refused though they may be accepted.
+    MOST: Final = 2_500
     #: So few may always ask whether the queue is still full, and get answers to keys that were used before.
     FEW: Final = 64
     FULL_FOR_S: Final = 0.1
