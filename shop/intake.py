@@ -149,8 +149,9 @@ async def _accept(asked: Sequence[tuple[Order, str]]) -> list[Intake | BrokenKey
 
 
 _line = RedisLine()
-#: At most so many orders in one script call, which is some milliseconds of Redis.
-_intake = RoundTrips(_accept, most=64)
+#: At most so many orders in one script call, which is some milliseconds of Redis. With half as many, one process keeps up
+#: with 3,000 orders/s only while both stores together answer within 20 ms.
+_intake = RoundTrips(_accept, most=128)
 
 
 async def close() -> None:
