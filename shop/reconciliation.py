@@ -14,6 +14,7 @@ import msgspec
 from django.db import connection, transaction
 
 from shop import keys, stock
+from shop.domain import Order
 from shop.stores import TextRedis, rows, sql, store_faults
 from workers.fail_points import reach
 
@@ -24,6 +25,8 @@ LOCK_WAIT_S = 6.0
 #: An order open for longer than this is told.
 OVERDUE_MS = 120_000
 JUST_DONE_MS = 30_000
+
+_document = msgspec.json.Decoder(Order)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,11 +233,21 @@ def _overdue_orders(client: TextRedis) -> list[Difference]:
     found = []
     now_ms = int(time.time() * 1000)
     for order_id in client.zrange(keys.OPEN_ORDERS, 0, 50):
-        changed = client.hget(keys.order(order_id), "updated_at")
+        changed, document = client.hmget(keys.order(order_id), "updated_at", "document")
         if changed is None or now_ms - int(changed) > OVERDUE_MS:
-            cause = "it has no record" if changed is None else "no worker got to it, or each one failed"
+            cause = "it has no record" if changed is None else _cause_of_delay(client, document)
             found.append(Difference(what=f"order {order_id} is still open", cause=cause))
     return found
+
+
+def _cause_of_delay(client: TextRedis, document: str | None) -> str:
+    """Why an order with this document may still be open: its SKU's lock, also where no product has that SKU."""
+    try:
+        order = _document.decode(document or "")
+    except msgspec.DecodeError:
+        return "its record can't be read"
+    stale = _stale_locks(client, sorted({line.sku for line in order.lines}))
+    return "; ".join(lock.what for lock in stale) or "no worker got to it, or each one failed"
 
 
 def _oversold() -> list[Difference]:

@@ -144,6 +144,19 @@ def test_a_lock_that_never_expires_and_an_order_that_never_ends_are_told(client:
     assert client.get(keys.lock(sku)) == "somebody"
 
 
+def test_a_lock_that_never_expires_is_told_where_an_order_waits_for_it_though_no_product_has_that_sku(
+    client: "redis.Redis",
+) -> None:
+    (order,) = accepted(client, an_order(("no product", 1)))
+    client.hset(keys.order(order.id), "updated_at", 1)
+    client.set(keys.lock("no product"), "somebody")
+
+    told = {str(difference) for difference in reconciliation.reconcile(client).differences}
+
+    cause = f"{keys.lock('no product')} has no expiry, held by somebody"
+    assert f"order {order.id} is still open: {cause} (left as it is)" in told
+
+
 def test_the_command_says_so_by_its_exit_code(client: "redis.Redis") -> None:
     sku = a_sku(stock=10)
     stock.load(client, [sku])
