@@ -53,6 +53,13 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         test_fulfilment.test_an_order_takes_every_line_or_none,
     ),
     (
+        "an order gets what those before it in the call left",
+        "reserve.lua",
+        "left[ARGV[at]] or found[at + 1 - before]",
+        "found[at + 1 - before]",
+        test_lua.test_reserve_gives_each_order_of_one_call_what_those_before_it_left,
+    ),
+    (
         "reserving is idempotent by order id",
         "reserve.lua",
         "if not held then",
@@ -93,6 +100,13 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
             test_fulfilment.test_a_key_that_redis_lost_and_took_for_another_order_shows_the_one_in_the_books,
             worker="goes on",
         ),
+    ),
+    (
+        "what was given back is given back once, whatever becomes of the rest of its batch",
+        "settle.lua",
+        "    call('HDEL', KEYS[1], id)  -- now",
+        "    --",
+        test_lua.test_settle_gives_units_back_once_where_a_later_order_s_reservation_cannot_be_read,
     ),
     (
         "units come back only to a counter that is loaded",
@@ -162,9 +176,16 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         test_lua.test_accept_replays_the_same_order_and_refuses_another_without_a_second_message,
     ),
     (
+        "a key stands for one order within one call",
+        "accept.lua",
+        "fresh[claim] or claimed[i] or id",
+        "claimed[i] or id",
+        test_lua.test_accept_knows_what_it_has_just_accepted_in_the_same_call,
+    ),
+    (
         "the order record remembers what its key forgot",
         "accept.lua",
-        "known == id and record or 'order:' .. known",
+        "known == id and KEYS[3 * i + 1] or 'order:' .. known",
         "'order:none'",
         test_lua.test_accept_finds_the_order_again_when_only_the_key_was_lost,
     ),
@@ -178,7 +199,7 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "the queue has a limit",
         "accept.lua",
-        "elseif waiting >= queue_limit then",
+        "elseif waiting + #accepted >= queue_limit then",
         "elseif false then",
         test_lua.test_accept_refuses_over_the_queue_limit_and_leaves_the_key_unused,
     ),

@@ -74,20 +74,20 @@ def divided(name: str) -> tuple[str, str]:
 
 
 def accept(client: "redis.Redis", *, order: str = "order-1", key: str = "key", **rules: Any) -> Any:
-    """Accept one order; `rules`: now, limit (queue), rate, fingerprint, secret."""
-    names = [keys.OPEN_ORDERS, QUEUE, keys.idempotency("shop", key), keys.order(order), keys.rate("shop")]
+    """Accept one order; `rules`: now, limit (queue), rate, fingerprint."""
+    fingerprint = rules.pop("fingerprint", "f")
+    return accept_together(client, (order, key, fingerprint), **rules)[0]
+
+
+def accept_together(client: "redis.Redis", *orders: tuple[str, str, str], **rules: Any) -> Any:
+    """Accept orders in one call, each `(id, key, fingerprint)`; `rules`: now, limit (queue), rate."""
+    names: list[str] = [keys.OPEN_ORDERS, QUEUE]
     now = rules.get("now", 1_000_000)
-    args = [
-        now,
-        100,
-        rules.get("limit", 10),
-        rules.get("rate", 0),
-        now + 9,
-        order,
-        rules.get("fingerprint", "f"),
-        "shop",
-    ]
-    return scripts.run(client, "accept", names, [*args, "document", "message"])[0]
+    args: list[Any] = [now, 100, rules.get("limit", 10), rules.get("rate", 0), now + 9]
+    for order, key, fingerprint in orders:
+        names += [keys.idempotency("shop", key), keys.order(order), keys.rate("shop")]
+        args += [order, fingerprint, "shop", "document", f"message of {order}"]
+    return scripts.run(client, "accept", names, args)
 
 
 def test_accept_claims_records_and_enqueues_in_one_step(client: "redis.Redis") -> None:
@@ -104,7 +104,7 @@ def test_accept_claims_records_and_enqueues_in_one_step(client: "redis.Redis") -
     }
     assert client.ttl(keys.order("order-1")) == -1
     assert client.zscore(keys.OPEN_ORDERS, "order-1") == 1_000_009
-    assert client.lrange(QUEUE, 0, -1) == ["message"]
+    assert client.lrange(QUEUE, 0, -1) == ["message of order-1"]
 
 
 def test_accept_replays_the_same_order_and_refuses_another_without_a_second_message(
@@ -115,6 +115,34 @@ def test_accept_replays_the_same_order_and_refuses_another_without_a_second_mess
     assert accept(client) == ["replayed", "order-1"]
     assert accept(client, fingerprint="other") == ["reused", "order-1"]
     assert client.llen(QUEUE) == 1
+
+
+def test_accept_knows_what_it_has_just_accepted_in_the_same_call(client: "redis.Redis") -> None:
+    replies = accept_together(
+        client,
+        ("first", "key", "f"),
+        ("again", "key", "f"),
+        ("another", "key", "other"),
+        ("second", "its own key", "f"),
+        limit=2,
+    )
+    late = accept_together(client, ("late", "a third key", "f"), ("again", "key", "f"), limit=2)
+
+    assert replies == [["accepted"], ["replayed", "first"], ["reused", "first"], ["accepted"]]
+    assert late == [["queue_full"], ["replayed", "first"]]
+    assert client.lrange(QUEUE, 0, -1) == ["message of second", "message of first"]
+    assert client.mget(keys.idempotency("shop", "key"), keys.idempotency("shop", "its own key")) == ["first", "second"]
+    assert client.zrange(keys.OPEN_ORDERS, 0, -1) == ["first", "second"]
+    assert client.exists(keys.order("again"), keys.order("another"), keys.order("late")) == 0
+
+
+def test_accept_leaves_nothing_half_done_where_the_queue_is_none(client: "redis.Redis") -> None:
+    client.set(QUEUE, "no list")
+
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        accept_together(client, ("first", "key", "f"), ("again", "key", "f"), ("second", "its own key", "f"))
+
+    assert client.keys() == [QUEUE]
 
 
 def test_accept_finds_the_order_again_when_only_the_key_was_lost(client: "redis.Redis") -> None:
@@ -245,6 +273,22 @@ def test_reserve_shares_a_lock_within_one_call_and_serves_the_first_order_first(
     assert client.get(keys.lock("x")) == "a"
 
 
+def test_reserve_gives_each_order_of_one_call_what_those_before_it_left(client: "redis.Redis") -> None:
+    queued(client, "a", "b", "c")
+    client.mset({"estoque:x": 10, "estoque:y": 1})
+
+    a, b, again, c = reserve(
+        client, ("a", "x", 4), ("b", "x", 5, "y", 1), ("a", "x", 4), ("c", "x", 2, "y", 1)
+    )
+
+    assert (a[0], a[2:], b[0], b[2:]) == ("reserved", ["a", "x"], "reserved", ["b", "y"])
+    assert again == ["reserved", a[1], "a"], "what it has, and no lock twice"
+    assert c == ["short", "x", "1", "y", "0"]
+    assert client.mget("estoque:x", "estoque:y") == ["1", "0"]
+    assert client.hmget(keys.order("a"), "attempts") == ["2"]
+    assert set(client.hkeys(keys.RESERVATIONS)) == {"a", "b"}
+
+
 @pytest.mark.parametrize("counter", [None, "1e3", "abc", "", "9007199254740993", " 5"])
 def test_reserve_trusts_no_counter_that_is_not_a_plain_integer(
     client: "redis.Redis", counter: str | None
@@ -295,6 +339,22 @@ def test_settle_gives_units_back_once_when_the_order_was_not_confirmed(client: "
     assert settle(client, ("a", "failed", "")) == [["settled"]]
     assert settle(client, ("a", "failed", "")) == [["kept", "failed"]]
     assert client.get("estoque:x") == "10"
+
+
+def test_settle_gives_units_back_once_where_a_later_order_s_reservation_cannot_be_read(client: "redis.Redis") -> None:
+    queued(client, "a", "b")
+    client.set("estoque:x", 10)
+    reserve(client, ("a", "x", 8))
+    client.hset(keys.RESERVATIONS, "b", "no reservation")
+    both = (("a", "failed", ""), ("b", "failed", ""))
+
+    for _ in range(2):
+        with pytest.raises(redis.ResponseError):
+            settle(client, *both)
+
+    assert client.get("estoque:x") == "10"
+    assert settle(client, both[0]) == [["kept", "failed"]]
+    assert client.zrange(keys.OPEN_ORDERS, 0, -1) == ["b"]
 
 
 def test_settle_adds_nothing_to_a_counter_that_is_not_loaded(client: "redis.Redis") -> None:

@@ -102,8 +102,8 @@ CONTROLS = [
     (
         "what is spent is not given back",
         "settle.lua",
-        "if held and not spent then give_back(cjson.decode(held)) end",
-        "if held then give_back(cjson.decode(held)) end",
+        "if held and not spent then",
+        "if held then",
     ),
 ]
 

@@ -27,16 +27,19 @@ local function over_rate(bucket)
   return false
 end
 
-local replies = {}
-for i = 1, (#ARGV - 5) / 5 do
-  local claim, record, bucket = KEYS[3 * i], KEYS[3 * i + 1], KEYS[3 * i + 2]
+local claims, replies = {}, {}
+for i = 1, (#ARGV - 5) / 5 do claims[i] = KEYS[3 * i] end
+local claimed = call('MGET', unpack(claims))  -- what is no text is as good as lost
+-- Of the orders accepted here: which, id by claim, fingerprint by id, messages, and entries of the journal.
+local accepted, fresh, fingerprints, messages, opened = {}, {}, {}, {}, {}
+for i, claim in ipairs(claims) do
   local at = 5 * i
   local id, fingerprint = ARGV[at + 1], ARGV[at + 2]
-  local known = redis.pcall('GET', claim)
-  if not known or known.err then known = id end  -- what is no text is as good as lost
-  local recorded = redis.pcall('HGET', known == id and record or 'order:' .. known, 'fingerprint')
+  local known = fresh[claim] or claimed[i] or id
+  local recorded = fingerprints[known]
+    or redis.pcall('HGET', known == id and KEYS[3 * i + 1] or 'order:' .. known, 'fingerprint')
   if recorded == fingerprint then
-    call('SET', claim, known, 'EX', ttl, 'NX')
+    if not fresh[claim] then call('SET', claim, known, 'EX', ttl, 'NX') end
     replies[i] = {'replayed', known}
   elseif recorded and recorded.err then
     replies[i] = {'broken'}
@@ -46,22 +49,28 @@ for i = 1, (#ARGV - 5) / 5 do
     replies[i] = {'lost', known}
   elseif paused then
     replies[i] = {'paused'}
-  elseif waiting >= queue_limit then
+  elseif waiting + #accepted >= queue_limit then
     replies[i] = {'queue_full'}
   else
-    local wait = over_rate(bucket)
+    local wait = over_rate(KEYS[3 * i + 2])
     if wait then
       replies[i] = {'rate_limited', wait}
     else
-      -- First what may be refused: a queue that is no list. All else has been looked at, and nothing of it is half done.
-      if KEYS[2] ~= '' then call('LPUSH', KEYS[2], ARGV[at + 5]) end
-      call('SET', claim, id, 'EX', ttl)
-      call('HSET', record, 'status', 'queued', 'client', ARGV[at + 3], 'fingerprint', fingerprint,
-        'document', ARGV[at + 4], 'updated_at', ARGV[1])
-      call('ZADD', KEYS[1], sweep_at, id)
-      waiting = waiting + 1
+      accepted[#accepted + 1], fresh[claim], fingerprints[id] = i, id, fingerprint
+      messages[#accepted], opened[2 * #accepted - 1], opened[2 * #accepted] = ARGV[at + 5], sweep_at, id
       replies[i] = {'accepted'}
     end
   end
+end
+if #accepted > 0 then
+  -- First what may be refused: a queue that is no list. All else has been looked at, and nothing of it is half done.
+  if KEYS[2] ~= '' then call('LPUSH', KEYS[2], unpack(messages)) end
+  for _, i in ipairs(accepted) do
+    local at = 5 * i
+    call('SET', claims[i], ARGV[at + 1], 'EX', ttl)
+    call('HSET', KEYS[3 * i + 1], 'status', 'queued', 'client', ARGV[at + 3], 'fingerprint', ARGV[at + 2],
+      'document', ARGV[at + 4], 'updated_at', ARGV[1])
+  end
+  call('ZADD', KEYS[1], unpack(opened))
 end
 return cjson.encode(replies)

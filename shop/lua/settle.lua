@@ -2,16 +2,16 @@
 -- Idempotent; a state never goes back.
 --
 -- KEYS 1 reservations, 2 orders:open, 3 orders:cancelling, 4 channel
--- ARGV 1 time-to-live s of an ended order, 2 number of orders; then per order: id, status, since when (ms), token that
---      PostgreSQL counts as confirmed ('' = none), reason (JSON or ''), fingerprint, SKUs to forget if the reservation is
---      lost (JSON or ''); then locks: sku, owner, ...
+-- ARGV 1 time-to-live s of an ended order, 2 number of orders (1 to 1,000); then per order, each once: id, status, since when (ms),
+--      token that PostgreSQL counts as confirmed ('' = none), reason (JSON or ''), fingerprint, SKUs to forget if the
+--      reservation is lost (JSON or ''); then locks: sku, owner, ...
 -- PUBLISHES a line per order: id, status, since when, fingerprint, reason ('' = none).
 -- REPLY JSON, per order: {'settled'} | {'kept', status} | {'cancel_requested'} | {'lost'} | {'broken'} (its key is no record)
 --   'kept': it had ended before. 'cancel_requested': somebody cancelled it meanwhile; nothing was published, cancel it now.
 --   'lost': PostgreSQL counts a reservation that Redis no longer has as it was: nobody can tell whether `estoque:` knows of
 --      these units. Nothing was done; look at PostgreSQL again, and say which SKUs to forget, so that they are loaded afresh.
 local call = redis.call
-local news = {}
+local ended, not_confirmed, news = {}, {}, {}  -- written and told at the end, together
 for at = 2, 3 do call('ZCARD', KEYS[at]) end  -- fails where one is no journal: now, with nothing half done
 
 -- Puts units back on sale. A counter that is missing, or no number, is loaded from PostgreSQL before it is used, which never gave
@@ -21,21 +21,16 @@ local function add(key, units)
   if free and string.match(free, '^-?%d+$') and #free <= 15 then call('INCRBY', key, units) end
 end
 
-local function give_back(reservation)
-  for at = 3, #reservation, 2 do add('estoque:' .. reservation[at], reservation[at + 1]) end
-end
-
 local function forget(skus)
   for _, sku in ipairs(cjson.decode(skus)) do call('DEL', 'estoque:' .. sku, 'level:' .. sku) end
 end
 
-local function settle(id, status, since, counted, reason, fingerprint, skus_if_lost)
+local function settle(id, held, status, since, counted, reason, fingerprint, skus_if_lost)
   local record = 'order:' .. id
   local was, cancel, recorded = unpack(redis.pcall('HMGET', record, 'status', 'cancel', 'fingerprint'))
   if was == nil then return {'broken'} end  -- what is missing is false
   local open = not was or was == 'queued'
   if was == 'queued' and status ~= 'cancelled' and cancel then return {'cancel_requested'} end
-  local held = call('HGET', KEYS[1], id)
   -- A reservation is a JSON list, and its token comes first.
   local spent = held and string.sub(held, 1, #counted + 4) == '["' .. counted .. '",'
   if counted ~= '' and not spent and open then
@@ -43,10 +38,13 @@ local function settle(id, status, since, counted, reason, fingerprint, skus_if_l
     -- In this step, not before: Redis may lose its data once more, and bring back a counter that does not know of them.
     forget(skus_if_lost)
   end
-  if held and not spent then give_back(cjson.decode(held)) end
-  if held then call('HDEL', KEYS[1], id) end
-  call('ZREM', KEYS[2], id)
-  if status ~= 'confirmed' then call('ZREM', KEYS[3], id) end
+  if held and not spent then
+    local reservation = cjson.decode(held)
+    for at = 3, #reservation, 2 do add('estoque:' .. reservation[at], reservation[at + 1]) end
+    call('HDEL', KEYS[1], id)  -- now: should a later order fail, all of them come again
+  end
+  ended[#ended + 1] = id
+  if status ~= 'confirmed' then not_confirmed[#not_confirmed + 1] = id end
   if not open and not (was == 'confirmed' and status == 'cancelled') then return {'kept', was} end
   if was and recorded ~= fingerprint then
     -- Redis lost the order while a worker had it, and its key came for another one: PostgreSQL tells which of them it is.
@@ -70,11 +68,12 @@ local function release(from, to)
   if #ours > 0 then call('DEL', unpack(ours)) end
 end
 
-local replies, at = {}, 3
-for i = 1, tonumber(ARGV[2]) do
-  replies[i] = settle(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6])
-  at = at + 7
-end
-for from = at, #ARGV, 1000 do release(from, math.min(from + 999, #ARGV)) end
+local ids, replies, locks_at = {}, {}, 3 + 7 * ARGV[2]
+for at = 3, locks_at - 1, 7 do ids[#ids + 1] = ARGV[at] end
+local held = call('HMGET', KEYS[1], unpack(ids))
+for n, id in ipairs(ids) do replies[n] = settle(id, held[n], unpack(ARGV, 7 * n - 3, 7 * n + 2)) end
+for from = locks_at, #ARGV, 1000 do release(from, math.min(from + 999, #ARGV)) end
+if #ended > 0 then call('HDEL', KEYS[1], unpack(ended)) call('ZREM', KEYS[2], unpack(ended)) end
+if #not_confirmed > 0 then call('ZREM', KEYS[3], unpack(not_confirmed)) end
 if #news > 0 then call('PUBLISH', KEYS[4], table.concat(news, '\n')) end
 return cjson.encode(replies)
