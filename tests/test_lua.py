@@ -131,7 +131,10 @@ def test_accept_knows_what_it_has_just_accepted_in_the_same_call(client: "redis.
     assert replies == [["accepted"], ["replayed", "first"], ["reused", "first"], ["accepted"]]
     assert late == [["queue_full"], ["replayed", "first"]]
     assert client.lrange(QUEUE, 0, -1) == ["message of second", "message of first"]
-    assert client.mget(keys.idempotency("shop", "key"), keys.idempotency("shop", "its own key")) == ["first", "second"]
+    assert client.mget(keys.idempotency("shop", "key"), keys.idempotency("shop", "its own key")) == [
+        "first",
+        "second",
+    ]
     assert client.zrange(keys.OPEN_ORDERS, 0, -1) == ["first", "second"]
     assert client.exists(keys.order("again"), keys.order("another"), keys.order("late")) == 0
 
@@ -341,7 +344,9 @@ def test_settle_gives_units_back_once_when_the_order_was_not_confirmed(client: "
     assert client.get("estoque:x") == "10"
 
 
-def test_settle_gives_units_back_once_where_a_later_order_s_reservation_cannot_be_read(client: "redis.Redis") -> None:
+def test_settle_gives_units_back_once_where_a_later_order_s_reservation_cannot_be_read(
+    client: "redis.Redis",
+) -> None:
     queued(client, "a", "b")
     client.set("estoque:x", 10)
     reserve(client, ("a", "x", 8))
