@@ -25,15 +25,19 @@ FEWEST_ORDERS: Final = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How long to measure: rounds of each case, seconds of load in a round, seconds of a round of steady arrivals."""
+    """How long to measure: rounds of each case, seconds of load in a round, seconds of a round of steady arrivals.
+
+    Rounds of busy arrivals may be more: of each few, one meets what comes seldom, like a checkpoint.
+    """
 
     rounds: int
     round_s: float
     steady_s: float
+    busy_rounds: int = 1
 
 
-QUICK: Final = Pace(rounds=2, round_s=2, steady_s=2.5)
-FULL: Final = Pace(rounds=3, round_s=5, steady_s=8)
+QUICK: Final = Pace(rounds=2, round_s=2, steady_s=2.5, busy_rounds=2)
+FULL: Final = Pace(rounds=3, round_s=5, steady_s=8, busy_rounds=5)
 
 
 @dataclass(kw_only=True)

@@ -107,9 +107,10 @@ def latencies(bench: Bench) -> None:
     bench.stop_all_but([RESERVA])
     busy_per_s = BUSY_SHARE * maximum(bench)
     system = bench.reserva(RESERVA)
-    for number in range(bench.pace.rounds):
+    for number in range(bench.pace.busy_rounds):
         _latency(bench, system, "busy", busy_per_s, number, follow_every=BUSY_FOLLOWED)
-        _latency(bench, system, "half of it, all followed", busy_per_s / 2, number)
+        if number < bench.pace.rounds:
+            _latency(bench, system, "half of it, all followed", busy_per_s / 2, number)
 
 
 def maximum(bench: Bench) -> float:
@@ -145,7 +146,7 @@ def _latency(
     bench.found.latency.append(found)
     bench.wrong(f"{system.name}, {scenario}", found.faults)
     bench.say(
-        f"round {number + 1}/{bench.pace.rounds}: {system.name}: {scenario}, {per_second:,.0f}/s: "
+        f"round {number + 1}: {system.name}: {scenario}, {per_second:,.0f}/s: "
         f"p50 {found.p50_ms:.1f} ms, p95 {found.p95_ms:.1f} ms, p99 {found.p99_ms:.1f} ms "
         f"(generator late by {found.late_p99_ms:.1f} ms)"
     )

@@ -87,7 +87,7 @@ def _steps(
             ),
         )
     if "latency" in wanted:
-        seconds = on.pace.rounds * (len(systems) + 2) * (on.pace.steady_s + 2)
+        seconds = (on.pace.rounds * (len(systems) + 1) + on.pace.busy_rounds) * (on.pace.steady_s + 2)
         yield "latency", Step(seconds=seconds, measure=contest.latencies, needs=contest.SYSTEMS)
     if "scarce" in wanted:
         yield "scarce", Step(seconds=3, measure=contest.scarce, needs=(contest.RESERVA,))
