@@ -612,6 +612,22 @@ def test_what_is_put_back_before_it_was_taken_is_first_in_line_again(client: "re
         assert len(behind) == 1
 
 
+def test_what_cannot_be_put_back_once_it_was_taken_keeps_nothing_from_those_that_came_with_it(
+    client: "redis.Redis",
+) -> None:
+    def refuse() -> None:
+        raise redis.ResponseError("OOM command not allowed when used memory > 'maxmemory'")
+
+    with a_leader(client) as taker:
+        put_many(client, 1)
+        taker.take()
+        taker.channel.does_once_taken(taker.messages[0].delivery_tag, refuse)
+        put_many(client, 2)
+        fetch_now(taker)
+
+        assert (len(taker.messages), whereabouts(client)) == (3, (0, 3, 3))
+
+
 @pytest.mark.parametrize("is_done", [True, False], ids=["done", "not done"])
 def test_what_was_begun_at_the_end_stays_on_the_queue_if_it_was_not_done(
     client: "redis.Redis", is_done: bool

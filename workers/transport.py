@@ -282,7 +282,11 @@ class Channel(kombu_redis.Channel):
         self.shown_tag, self._shown = "", None
         once_taken, self._once_taken = self._once_taken, []
         for what in once_taken:
-            what()
+            try:
+                what()
+            except redis.ResponseError as refusal:
+                # What came with it is to be delivered all the same.
+                log.warning("a message was not returned, and comes again after a while: %s", refusal)
 
     def close(self) -> None:
         """Close it and all its sockets, whatever Redis says to what is to be done last.
