@@ -17,6 +17,7 @@ from shop.management.system import WEB_MODULE
 from shop.open_telemetry import CLOSE_S
 from shop.web.process import ANSWER_WITHIN_S, DRAIN_S, STOP_WITHIN_S
 from workers.app import TASK_HARD_LIMIT_S
+from workers.embedded import TUNING
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = (ROOT / "compose.yaml").read_text()
@@ -154,6 +155,17 @@ def test_nothing_is_reachable_from_other_machines() -> None:
 
 def test_the_web_tier_is_served_as_by_make_up() -> None:
     assert SERVICES["web"]["command"][:3] == ["python", "-m", WEB_MODULE]
+
+
+def test_postgres_is_told_what_it_is_told_by_make_up_and_by_the_manual() -> None:
+    manual = (ROOT / "docs" / "go-live.md").read_text()
+    settings = [f"{name}={value}" for name, value in TUNING.items()]
+
+    assert SERVICES["postgres"]["command"] == [
+        "postgres",
+        *(part for text in settings for part in ("-c", text)),
+    ]
+    assert [text for text in settings if text.replace("=", " = ") not in manual] == []
 
 
 def test_the_web_stands_back_for_those_who_bring_orders_to_their_end() -> None:

@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.builders import wait_until
-from workers.embedded import PostgresServer, RedisServer, Server, ServerBinariesMissingError
+from workers.embedded import TUNING, PostgresServer, RedisServer, Server, ServerBinariesMissingError
 from workers.proc import is_running, working_in
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +76,13 @@ def test_postgres_syncs_its_commits_and_speaks_utf8(postgres: PostgresServer) ->
         shown = [connection.execute(f"SHOW {name}").fetchone() for name in ("fsync", "server_encoding")]
 
     assert shown == [("on",), ("UTF8",)]
+
+
+def test_postgres_takes_what_it_is_told(postgres: PostgresServer) -> None:
+    with psycopg.connect(postgres.url) as connection:
+        shown = {name: connection.execute(f"SHOW {name}").fetchone() for name in TUNING}
+
+    assert shown == {name: (value,) for name, value in TUNING.items()}
 
 
 def test_both_listen_on_the_loopback_address_alone(

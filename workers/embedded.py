@@ -145,6 +145,17 @@ class RedisServer(Server):
             return False
 
 
+#: What PostgreSQL is told so that it does little at once beside its commits. Checkpoints are seldom, as each page is logged
+#: whole once more after one, but not so seldom that one that was killed works off its log for longer than clients wait.
+#: Vacuum takes its time; by default it takes half a core for a second or two of each minute.
+TUNING: Final = {
+    "shared_buffers": "256MB",
+    "checkpoint_timeout": "15min",
+    "max_wal_size": "2GB",
+    "autovacuum_vacuum_cost_delay": "20ms",
+}
+
+
 class PostgresServer(Server):
     """A PostgreSQL with one superuser and one database, both called `name`.
 
@@ -176,7 +187,7 @@ class PostgresServer(Server):
             # No socket file: its path may be too long (107 bytes), and TCP is enough.
             "unix_socket_directories": "",
             "max_connections": 100,
-            "shared_buffers": "64MB",
+            **TUNING,
             "fsync": "on",
             # Inside the data folder instead of /dev/shm, so that a crash leaves nothing elsewhere.
             "dynamic_shared_memory_type": "mmap",
