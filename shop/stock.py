@@ -27,7 +27,7 @@ MOST_LOADERS = 8
 LOAD_BATCH = 500
 
 #: As scripts take a counter for one.
-_NUMBER = re.compile(r"-?[0-9]{1,15}")
+_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,14}")
 
 
 def load(client: TextRedis, skus: Sequence[str]) -> set[str]:

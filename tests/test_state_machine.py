@@ -102,8 +102,8 @@ CONTROLS = [
     (
         "what is spent is not given back",
         "settle.lua",
-        "if held and not spent then",
-        "if held then",
+        "  for at = 3, back and #back or 0, 2 do",
+        "  back = back or held and cjson.decode(held)\n  for at = 3, back and #back or 0, 2 do",
     ),
 ]
 

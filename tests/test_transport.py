@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -610,6 +611,47 @@ def test_what_is_put_back_before_it_was_taken_is_first_in_line_again(client: "re
 
         assert (client.lrange(FIRST, 0, -1), client.hlen("unacked")) == ([text], len(behind))
         assert len(behind) == 1
+
+
+def test_others_that_are_put_back_with_it_do_not_wait_for_it(client: "redis.Redis") -> None:
+    with a_leader(client) as taker:
+        put_many(client, 1)
+        fetch_now(taker)
+        taker.take()
+        put_many(client, 1)
+        taker.take()
+        first, begun = (message.delivery_tag for message in taker.messages)
+        before = whereabouts(client)
+        taker.channel.put_back([first, begun])
+
+        assert (before, whereabouts(client)) == ((1, 1, 1), (2, 0, 0))
+
+
+def test_an_acknowledgement_that_a_fetch_came_too_early_for_is_sent_soon(client: "redis.Redis") -> None:
+    with a_leader(client) as taker:
+        put_many(client, 1)
+        taker.take()
+        begun = whereabouts(client)
+        with an_event_loop() as hub:
+            fetch_begins(taker)
+            taker.messages[0].ack()
+            late = monotonic() + 2 * transport.ACKNOWLEDGE_WITHIN_S
+            wait_until(
+                lambda: next(hub.loop) is None and monotonic() > late, what="the timer, before the answer"
+            )
+            taker.take()
+            recorded = whereabouts(client)
+            wait_until(
+                lambda: next(hub.loop) is None and not client.hlen("unacked"), what="the acknowledgement"
+            )
+
+        assert (begun, recorded) == ((1, 0, 0), (0, 1, 1))
+
+
+def fetch_begins(taker: Taker) -> None:
+    """Let a consumer send its next fetch, without reading the answer."""
+    taker.channel._next_fetch_at = 0.0
+    taker.connection.transport.cycle.on_poll_start()
 
 
 def test_what_cannot_be_put_back_once_it_was_taken_keeps_nothing_from_those_that_came_with_it(

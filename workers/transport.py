@@ -124,7 +124,11 @@ class QoS(kombu_redis.QoS):
         elif not self.channel.does_once_taken(
             delivery_tag, partial(self.reject, delivery_tag, requeue=requeue)
         ):
-            super().reject(delivery_tag, requeue=requeue)
+            try:
+                super().reject(delivery_tag, requeue=requeue)
+            except redis.ResponseError:
+                virtual.QoS.ack(self, delivery_tag)  # nobody has it in hand: it comes again
+                raise
 
     def take_acknowledged(self) -> list[str]:
         """The acknowledgements that wait, to be sent now. One that can't be sent costs a redelivery, not a message."""
@@ -145,6 +149,9 @@ class QoS(kombu_redis.QoS):
         if self.channel.shown_tag in tags:
             tags.remove(self.channel.shown_tag)
             self._acknowledged.append(self.channel.shown_tag)
+            if (hub := get_event_loop()) and not self.channel.closed:
+                # The fetch that is under way may be too early for it, and the last for long.
+                hub.call_later(ACKNOWLEDGE_WITHIN_S, self.flush)
         if not tags or self.channel.is_lost:
             return
         try:
@@ -160,12 +167,14 @@ class QoS(kombu_redis.QoS):
 
     def put_back(self, delivery_tags: Sequence[str]) -> None:
         """Return messages to the heads of their queues, as if they had never been fetched."""
-        again = partial(self.put_back, delivery_tags)
-        if any(self.channel.does_once_taken(tag, again) for tag in delivery_tags):
-            return
+        delivery_tags = [
+            tag
+            for tag in delivery_tags
+            if not self.channel.does_once_taken(tag, partial(self.put_back, [tag]))
+        ]
         for tag in delivery_tags:
             virtual.QoS.ack(self, tag)
-        if self.channel.is_lost:
+        if self.channel.is_lost or not delivery_tags:
             return
         with self.channel.conn_or_acquire() as client:
             _script("put_back")([self.unacked_key, self.unacked_index_key], delivery_tags, client=client)
@@ -272,7 +281,7 @@ class Channel(kombu_redis.Channel):
 
     def take_shown(self) -> None:
         """At shutdown: take a message that was done from its queue. One that was not done stays there."""
-        if self.shown_tag and self.qos.is_acknowledged(self.shown_tag):
+        if self.shown_tag and self.qos.is_acknowledged(self.shown_tag) and not self.is_lost:
             with self.conn_or_acquire() as client:
                 client.lrem(self._asked[-1], -1, self._shown)
         self._is_taken()

@@ -9,7 +9,7 @@ local wanted, missing, holding = {}, {}, {}
 for at = 2, #ARGV do
   local sku = ARGV[at]
   local free = call('MGET', 'estoque:' .. sku)[1]
-  if not free or not string.match(free, '^-?%d+$') or #free > 15 then
+  if not free or (free ~= '0' and not string.match(free, '^-?[1-9]%d*$')) or #free > 15 then
     -- A level without its counter means nothing. Either may be of any type.
     call('DEL', 'estoque:' .. sku, 'level:' .. sku)
     call('HSET', 'level:' .. sku, 'loading', ARGV[1])

@@ -8,7 +8,7 @@ local call = redis.call
 -- Puts units back on sale. A counter that is missing, or no number, is loaded from PostgreSQL before it is used.
 local function add(key, units)
   local free = call('MGET', key)[1]
-  if free and string.match(free, '^-?%d+$') and #free <= 15 then call('INCRBY', key, units) end
+  if free and (free == '0' or string.match(free, '^-?[1-9]%d*$')) and #free <= 15 then call('INCRBY', key, units) end
 end
 
 local held = call('HGET', KEYS[1], ARGV[1])

@@ -34,7 +34,7 @@ local function reserve(id, new_token, first, last)
     local missing, short, reservation = {'not_loaded'}, {'short'}, {new_token, now}
     for at = first, last, 2 do
       local sku, free = ARGV[at], left[ARGV[at]] or found[at + 1 - before]
-      if not free or not string.match(free, '^-?%d+$') or #free > 15 then
+      if not free or (free ~= '0' and not string.match(free, '^-?[1-9]%d*$')) or #free > 15 then
         missing[#missing + 1] = sku
       elseif tonumber(free) < tonumber(ARGV[at + 1]) then
         short[#short + 1], short[#short + 2] = sku, free

@@ -18,31 +18,28 @@ for at = 2, 3 do call('ZCARD', KEYS[at]) end  -- fails where one is no journal: 
 -- these units away: adding here would count them twice.
 local function add(key, units)
   local free = call('MGET', key)[1]
-  if free and string.match(free, '^-?%d+$') and #free <= 15 then call('INCRBY', key, units) end
+  if free and (free == '0' or string.match(free, '^-?[1-9]%d*$')) and #free <= 15 then call('INCRBY', key, units) end
 end
 
 local function forget(skus)
   for _, sku in ipairs(cjson.decode(skus)) do call('DEL', 'estoque:' .. sku, 'level:' .. sku) end
 end
 
-local function settle(id, held, status, since, counted, reason, fingerprint, skus_if_lost)
+-- A reservation is a JSON list, and its token comes first.
+local function is_spent(held, counted) return string.sub(held, 1, #counted + 4) == '["' .. counted .. '",' end
+
+local function settle(id, held, back, status, since, counted, reason, fingerprint, skus_if_lost)
   local record = 'order:' .. id
   local was, cancel, recorded = unpack(redis.pcall('HMGET', record, 'status', 'cancel', 'fingerprint'))
   if was == nil then return {'broken'} end  -- what is missing is false
   local open = not was or was == 'queued'
   if was == 'queued' and status ~= 'cancelled' and cancel then return {'cancel_requested'} end
-  -- A reservation is a JSON list, and its token comes first.
-  local spent = held and string.sub(held, 1, #counted + 4) == '["' .. counted .. '",'
-  if counted ~= '' and not spent and open then
+  if counted ~= '' and open and (back or not held) then
     if skus_if_lost == '' then return {'lost'} end
     -- In this step, not before: Redis may lose its data once more, and bring back a counter that does not know of them.
     forget(skus_if_lost)
   end
-  if held and not spent then
-    local reservation = cjson.decode(held)
-    for at = 3, #reservation, 2 do add('estoque:' .. reservation[at], reservation[at + 1]) end
-    call('HDEL', KEYS[1], id)  -- now: should a later order fail, all of them come again
-  end
+  for at = 3, back and #back or 0, 2 do add('estoque:' .. back[at], back[at + 1]) end
   ended[#ended + 1] = id
   if status ~= 'confirmed' then not_confirmed[#not_confirmed + 1] = id end
   if not open and not (was == 'confirmed' and status == 'cancelled') then return {'kept', was} end
@@ -70,8 +67,10 @@ end
 
 local ids, replies, locks_at = {}, {}, 3 + 7 * ARGV[2]
 for at = 3, locks_at - 1, 7 do ids[#ids + 1] = ARGV[at] end
-local held = call('HMGET', KEYS[1], unpack(ids))
-for n, id in ipairs(ids) do replies[n] = settle(id, held[n], unpack(ARGV, 7 * n - 3, 7 * n + 2)) end
+local held, back = call('HMGET', KEYS[1], unpack(ids)), {}
+-- What comes back on sale is read before anything is written: where that cannot be done, nothing of this call is.
+for n in ipairs(ids) do back[n] = held[n] and not is_spent(held[n], ARGV[7 * n - 1]) and cjson.decode(held[n]) end
+for n, id in ipairs(ids) do replies[n] = settle(id, held[n], back[n], unpack(ARGV, 7 * n - 3, 7 * n + 2)) end
 for from = locks_at, #ARGV, 1000 do release(from, math.min(from + 999, #ARGV)) end
 if #ended > 0 then call('HDEL', KEYS[1], unpack(ended)) call('ZREM', KEYS[2], unpack(ended)) end
 if #not_confirmed > 0 then call('ZREM', KEYS[3], unpack(not_confirmed)) end

@@ -9,7 +9,7 @@ local call = redis.call
 -- Units free to sell; nil for a counter that is missing, or no number: it is loaded from PostgreSQL before it is used.
 local function free_of(key)
   local free = call('MGET', key)[1]
-  return free and string.match(free, '^-?%d+$') and #free <= 15 and tonumber(free) or nil
+  return free and (free == '0' or string.match(free, '^-?[1-9]%d*$')) and #free <= 15 and tonumber(free) or nil
 end
 
 local held = ARGV[3] ~= '' and call('HGET', KEYS[3], ARGV[3])

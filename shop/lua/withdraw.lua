@@ -8,11 +8,11 @@ local call = redis.call
 -- Puts units back on sale. A counter that is missing, or no number, is loaded from PostgreSQL before it is used.
 local function add(key, units)
   local free = call('MGET', key)[1]
-  if free and string.match(free, '^-?%d+$') and #free <= 15 then call('INCRBY', key, units) end
+  if free and (free == '0' or string.match(free, '^-?[1-9]%d*$')) and #free <= 15 then call('INCRBY', key, units) end
 end
 
 local free = call('MGET', KEYS[1])[1]
-if not free or not string.match(free, '^-?%d+$') or #free > 15 then return {'not_loaded'} end
+if not free or (free ~= '0' and not string.match(free, '^-?[1-9]%d*$')) or #free > 15 then return {'not_loaded'} end
 local held = call('HGET', KEYS[2], ARGV[1])
 if held then
   held = cjson.decode(held)
