@@ -14,7 +14,7 @@ TESTS: Final = {
     for path in (ROOT / "tests").rglob("test_*.py")
     for name in re.findall(r"^(?:async )?def (test_\w+)\(", path.read_text(), re.MULTILINE)
 }
-CONTROLS: Final = {row[0] for row in (*test_controls.CONTROLS, *test_transport.CONTROLS)}
+CONTROLS: Final = {row[0] for row in (*test_controls.CONTROLS, *test_transport.CONTROLS, *test_transport.OFF)}
 
 
 def table_of_guards() -> list[list[str]]:
