@@ -116,6 +116,13 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         test_lua.test_settle_adds_nothing_to_a_counter_that_is_not_loaded,
     ),
     (
+        "what Redis does not count with is no counter",
+        "settle.lua",
+        "(free == '0' or string.match(free, '^-?[1-9]%d*$'))",
+        "string.match(free, '^-?%d+$')",
+        partial(test_lua.test_a_counter_that_is_no_number_keeps_no_order_from_its_end, counter="007"),
+    ),
+    (
         "a state never goes back",
         "settle.lua",
         "if not open and not (was == 'confirmed' and status == 'cancelled') then return {'kept', was} end",
@@ -174,6 +181,13 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         "if recorded == fingerprint then",
         "if recorded then",
         test_lua.test_accept_replays_the_same_order_and_refuses_another_without_a_second_message,
+    ),
+    (
+        "a call that is refused has claimed no key",
+        "accept.lua",
+        "if not fresh[claim] then call(",
+        "if true then call(",
+        test_lua.test_accept_leaves_nothing_half_done_where_the_queue_is_none,
     ),
     (
         "a key stands for one order within one call",

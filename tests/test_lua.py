@@ -292,6 +292,24 @@ def test_reserve_gives_each_order_of_one_call_what_those_before_it_left(client: 
     assert set(client.hkeys(keys.RESERVATIONS)) == {"a", "b"}
 
 
+def test_a_call_takes_as_many_orders_as_its_header_says(client: "redis.Redis") -> None:
+    many = [f"order-{n}" for n in range(1_000)]
+    client.mset({f"estoque:{order}-{line}": 1 for order in many for line in "xyz"})
+
+    accepted = accept_together(client, *((order, order, "f") for order in many), limit=1_000)
+    reserved = reserve(
+        client, *((order, f"{order}-x", 1, f"{order}-y", 1, f"{order}-z", 1) for order in many)
+    )
+    locks = [part for _, _, owner, *skus in reserved for sku in skus for part in (sku, owner)]
+    settled = settle(client, *((order, "failed", "") for order in many), locks=tuple(locks))
+
+    assert accepted == [["accepted"]] * 1_000
+    assert {reply[0] for reply in reserved} == {"reserved"}
+    assert settled == [["settled"]] * 1_000
+    assert client.exists(keys.OPEN_ORDERS, keys.RESERVATIONS, keys.lock("order-999-z")) == 0
+    assert client.get("estoque:order-999-z") == "1"
+
+
 @pytest.mark.parametrize("counter", [None, "1e3", "abc", "", "9007199254740993", " 5", "007", "-0"])
 def test_reserve_trusts_no_counter_that_is_not_a_plain_integer(
     client: "redis.Redis", counter: str | None

@@ -15,6 +15,7 @@ import redis
 from kombu import Consumer, Exchange, Queue
 from kombu.asynchronous import Hub, get_event_loop, set_event_loop
 from kombu.exceptions import OperationalError
+from kombu.transport import virtual
 from redis.commands.core import Script
 
 from tests.builders import wait_until
@@ -670,6 +671,32 @@ def test_what_cannot_be_put_back_once_it_was_taken_keeps_nothing_from_those_that
         assert (len(taker.messages), whereabouts(client)) == (3, (0, 3, 3))
 
 
+def test_what_a_full_redis_does_not_take_back_is_no_longer_in_hand(
+    client: "redis.Redis", redis_server: RedisServer
+) -> None:
+    with a_taker(FIRST) as taker:
+        put_many(client, 1)
+        taker.take()
+        with redis_full(client, redis_server, []), pytest.raises(redis.ResponseError):
+            taker.messages[0].reject(requeue=True)
+
+        assert (taker.channel.qos.has_nothing_in_hand(), whereabouts(client)) == (True, (0, 1, 1))
+        taker.channel.do_restore = False  # it dies; the message comes again when it is overdue
+
+
+def test_a_channel_that_was_lost_with_a_message_begun_is_closed(client: "redis.Redis") -> None:
+    with a_leader(client) as taker:
+        put_many(client, 1)
+        taker.take()
+        taker.messages[0].ack()
+        connection = taker.channel.connection
+        taker.channel.connection = None
+        taker.channel.take_shown()
+        taker.channel.connection = connection
+
+        assert (taker.channel.shown_tag, whereabouts(client)) == ("", (1, 0, 0))
+
+
 @pytest.mark.parametrize("is_done", [True, False], ids=["done", "not done"])
 def test_what_was_begun_at_the_end_stays_on_the_queue_if_it_was_not_done(
     client: "redis.Redis", is_done: bool
@@ -706,8 +733,9 @@ def test_what_is_shown_and_cannot_be_read_is_kept_apart_once(client: "redis.Redi
 
 
 def test_whoever_ends_lone_messages_keeps_up(client: "redis.Redis") -> None:
-    with a_leader(client, for_ms=30) as taker:
+    with a_leader(client, for_ms=30) as taker, pytest.MonkeyPatch.context() as patch:
         wait_until(lambda: not client.exists(LEFT_TO + FIRST), what="the end of that")
+        patch.setattr(transport, "LEFT_TO_ONE_MS", 60_000)
         put_many(client, 1)
         taker.take()
 
@@ -913,6 +941,16 @@ def test_without_its_safeguard_the_test_that_watches_it_turns_red(
         watch(client)
 
 
+def all_or_nothing(put_back: Callable[..., None]) -> Callable[..., None]:
+    """Messages wait with one of them that is still on its queue."""
+
+    def put_all_back(qos: transport.QoS, tags: list[str]) -> None:
+        if not any(qos.channel.does_once_taken(tag, partial(put_back, qos, tags)) for tag in tags):
+            put_back(qos, tags)
+
+    return put_all_back
+
+
 OFF: list[tuple[str, type, str, Callable[..., Any], Callable[..., None]]] = [
     (
         "only what is left to us is begun before it is taken",
@@ -920,6 +958,27 @@ OFF: list[tuple[str, type, str, Callable[..., Any], Callable[..., None]]] = [
         "_may_begin_with",
         lambda *_: True,
         partial(test_a_message_is_taken_before_it_is_begun_where_others_might_take_it, why={"for_ms": 1}),
+    ),
+    (
+        "what is begun before it is taken leaves a place",
+        transport.Channel,
+        "_may_begin_with",
+        lambda *_: True,
+        partial(test_a_message_is_taken_before_it_is_begun_where_others_might_take_it, why={"prefetch": 1}),
+    ),
+    (
+        "what was done last is said at the end",
+        transport.QoS,
+        "restore_unacked_once",
+        virtual.QoS.restore_unacked_once,
+        test_acknowledgements_that_wait_at_the_end_are_sent,
+    ),
+    (
+        "what is returned with what was not taken yet does not wait for it",
+        transport.QoS,
+        "put_back",
+        all_or_nothing(transport.QoS.put_back),
+        test_others_that_are_put_back_with_it_do_not_wait_for_it,
     ),
     (
         "what is returned before it was taken waits for that",

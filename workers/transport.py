@@ -429,7 +429,7 @@ class Channel(kombu_redis.Channel):
             return connection.read_response()
 
     def _may_begin_with(self, message: bytes) -> bool:
-        # With no place left beside it, the fetch that takes it would come when it is done, and others wait no longer then.
+        # It needs a place beside it: without one, nothing is fetched until it is done, and others wait for us 0.15 s.
         limit = self.qos.can_consume_max_estimate()
         is_left_to_us = monotonic() < self._left_to_us_until
         return is_left_to_us and (limit is None or limit > 1) and not self.shown_tag and bool(_tag(message))

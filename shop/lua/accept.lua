@@ -3,7 +3,7 @@
 --
 -- KEYS 1 orders:open, 2 broker queue ('' = the caller publishes); then per order: idempotency key, order record, rate bucket
 -- ARGV 1 now ms, 2 time-to-live s, 3 queue limit, 4 orders per second and client (0 = no limit), 5 sweep at ms;
---      then per order: id, fingerprint, client, document, message
+--      then per order (1,000 at most): id, fingerprint, client, document, message
 -- REPLY JSON, per order: {'accepted'} | {'replayed', id} | {'reused', id} | {'lost', id} | {'rate_limited', wait ms} | {'queue_full'}
 --                | {'paused'} | {'broken'} (somebody has put something else under the order's key)
 --   'lost': the key stands for another id whose record is gone; the caller asks again under that id.

@@ -103,14 +103,15 @@ def latencies(bench: Bench) -> None:
     for number in range(bench.pace.rounds):
         for name in SYSTEMS:
             if name in bench.running:
-                _latency(bench, bench.running[name], "calm", CALM_PER_S, number)
+                _latency(bench, bench.running[name], "calm", CALM_PER_S, number, of=bench.pace.rounds)
     bench.stop_all_but([RESERVA])
     busy_per_s = BUSY_SHARE * maximum(bench)
     system = bench.reserva(RESERVA)
-    for number in range(bench.pace.busy_rounds):
-        _latency(bench, system, "busy", busy_per_s, number, follow_every=BUSY_FOLLOWED)
-        if number < bench.pace.rounds:
-            _latency(bench, system, "half of it, all followed", busy_per_s / 2, number)
+    rounds, busy_rounds = bench.pace.rounds, bench.pace.busy_rounds
+    for number in range(busy_rounds):
+        _latency(bench, system, "busy", busy_per_s, number, of=busy_rounds, follow_every=BUSY_FOLLOWED)
+        if number < rounds:
+            _latency(bench, system, "half of it, all followed", busy_per_s / 2, number, of=rounds)
 
 
 def maximum(bench: Bench) -> float:
@@ -128,7 +129,14 @@ def maximum(bench: Bench) -> float:
 
 
 def _latency(
-    bench: Bench, system: System, scenario: str, per_second: float, number: int, *, follow_every: int = 1
+    bench: Bench,
+    system: System,
+    scenario: str,
+    per_second: float,
+    number: int,
+    *,
+    of: int,
+    follow_every: int = 1,
 ) -> None:
     if isinstance(system, Reserva):
         system.redis.config_set("appendfsync", "always")
@@ -146,7 +154,7 @@ def _latency(
     bench.found.latency.append(found)
     bench.wrong(f"{system.name}, {scenario}", found.faults)
     bench.say(
-        f"round {number + 1}: {system.name}: {scenario}, {per_second:,.0f}/s: "
+        f"round {number + 1}/{of}: {system.name}: {scenario}, {per_second:,.0f}/s: "
         f"p50 {found.p50_ms:.1f} ms, p95 {found.p95_ms:.1f} ms, p99 {found.p99_ms:.1f} ms "
         f"(generator late by {found.late_p99_ms:.1f} ms)"
     )
