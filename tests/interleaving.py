@@ -116,6 +116,8 @@ class Search:
                 invariant=self._end,
                 preemption_bound=story.switches,
                 clock="virtual",
+                # Of real time: an execution takes milliseconds, but a machine that is busy may stand still for seconds.
+                timeout_per_run=30,
                 warn_nondeterministic_sql=False,
                 reproduce_on_failure=0,
             )
