@@ -138,8 +138,6 @@ def _must_ask_again(order: Order, reply: list[Any], batch: _Batch, client: TextR
             batch.decisions.append(Decision(order=order, status=Status.CANCELLED))
         case ["exhausted"]:
             batch.decisions.append(_given_up(order, rules))
-            # The worker it killed last may have left its locks.
-            batch.locks += [part for sku in order.skus for part in (sku, order.id)]
         case ["not_loaded", *skus]:
             absent = stock.load(client, skus)
             if not absent:

@@ -27,9 +27,16 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "a foreign lock is respected",
         "reserve.lua",
-        "if holder and holder ~= id then",
+        "if holder and (holder ~= id or is_used_up) then",
         "if false then",
         test_fulfilment.test_an_order_behind_a_foreign_lock_waits_and_touches_nothing,
+    ),
+    (
+        "no order is given up while an attempt of it has its lock",
+        "reserve.lua",
+        "(holder ~= id or is_used_up)",
+        "holder ~= id",
+        test_fulfilment.test_an_order_whose_last_attempt_is_at_work_is_not_given_up_by_a_copy_of_its_message,
     ),
     (
         "a lock expires by itself",

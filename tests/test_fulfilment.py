@@ -484,6 +484,7 @@ def test_an_order_that_kills_its_workers_is_given_up_and_frees_its_stock(
 ) -> None:
     sku = a_sku(stock=10)
     (order,) = accepted(client, an_order((sku, 8)))
+    rules = Rules(max_attempts=3, lock_ttl_ms=200)
     with monkeypatch.context() as fault:
 
         def die(decisions: list[Decision]) -> object:
@@ -492,12 +493,34 @@ def test_an_order_that_kills_its_workers_is_given_up_and_frees_its_stock(
         fault.setattr(books, "record", die)
         for _ in range(3):
             with pytest.raises(Died):
-                fulfil([order], client=client, rules=Rules(max_attempts=3))
+                fulfil([order], client=client, rules=rules)
 
-    outcomes = fulfil([order], client=client, rules=Rules(max_attempts=3))
+    outcomes = fulfil([order], client=client, rules=rules)
 
     assert outcomes == {order.id: Status.FAILED}
     assert free_in_redis(client, sku) == 10
+    assert_at_rest(client)
+
+
+def test_an_order_whose_last_attempt_is_at_work_is_not_given_up_by_a_copy_of_its_message(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 8)))
+    record, copies = books.record, []
+
+    def meet_a_copy(decisions: list[Decision]) -> object:
+        monkeypatch.setattr(books, "record", record)
+        copies.append(fulfil([order], client=client, rules=Rules(max_attempts=1, lock_wait_s=0)))
+        return record(decisions)
+
+    monkeypatch.setattr(books, "record", meet_a_copy)
+
+    outcomes = fulfil([order], client=client, rules=Rules(max_attempts=1))
+
+    assert copies == [{order.id: Busy(sku=sku)}]
+    assert outcomes == {order.id: Status.CONFIRMED}
+    assert client.hget(keys.order(order.id), "attempts") == "1"
     assert_at_rest(client)
 
 

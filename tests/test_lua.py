@@ -338,6 +338,19 @@ def test_reserve_knows_orders_that_ended_were_lost_cancelled_or_tried_too_often(
     assert client.exists(keys.order("lost")) == 0
 
 
+def test_reserve_gives_no_order_up_while_an_attempt_of_it_has_its_lock(client: "redis.Redis") -> None:
+    queued(client, "a")
+    client.mset({"estoque:x": 10, "estoque:y": 10})
+    ((_, token, *_),) = reserve(client, ("a", "x", 1, "y", 1), attempts=1)
+
+    assert reserve(client, ("a", "x", 1, "y", 1), attempts=1) == [["busy", "x"]]
+    client.delete(keys.lock("x"))
+    assert reserve(client, ("a", "x", 1, "y", 1), attempts=1) == [["busy", "y"]]
+    assert reserve(client, ("a", "x", 1, "y", 1), attempts=2)[0][:2] == ["reserved", token]
+    client.delete(keys.lock("x"), keys.lock("y"))
+    assert reserve(client, ("a", "x", 1, "y", 1), attempts=2) == [["exhausted"]]
+
+
 def test_settle_spends_the_reservation_of_a_confirmed_order_and_ends_its_record(
     client: "redis.Redis",
 ) -> None:

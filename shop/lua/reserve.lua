@@ -5,7 +5,8 @@
 --      then per order (1,000 at most): id, token of a new reservation, number of lines, then per line: sku, units
 -- REPLY JSON, per order: {'reserved', token, lock owner, sku, ...} | {'short', sku, free, ...} | {'busy', sku} | {'not_loaded', sku, ...}
 --                | {'ended', status} | {'cancelled'} | {'exhausted'} | {'unrecorded'} | {'paused'} | {'broken'}
---   'reserved': names the SKUs whose locks this call took for `lock owner`. 'busy': another order holds the SKU's lock.
+--   'reserved': names the SKUs whose locks this call took for `lock owner`. 'busy': another order holds the SKU's lock, or
+--   this one does by an attempt that may still be its end.
 --   'not_loaded': `estoque:` is missing or no integer. 'unrecorded': Redis lost the order. 'broken': its key is no record.
 local call, paused = redis.call, redis.call('EXISTS', 'pause:fulfilment') == 1
 local now, lock_ttl, allowed, sweep_at = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
@@ -16,7 +17,7 @@ local owners, left, reserved, sweeps = {}, {}, {}, {}
 local function reserve(id, new_token, first, last)
   if paused then return {'paused'} end
   local record = 'order:' .. id
-  local status, cancel = unpack(redis.pcall('HMGET', record, 'status', 'cancel'))
+  local status, cancel, attempts = unpack(redis.pcall('HMGET', record, 'status', 'cancel', 'attempts'))
   if status == nil then return {'broken'} end  -- what is missing is false
   if status ~= 'queued' then return status and {'ended', status} or {'unrecorded'} end
   local names, before = {}, first - 1
@@ -24,9 +25,12 @@ local function reserve(id, new_token, first, last)
     names[at - before], names[at + 1 - before] = 'lock:produto:' .. ARGV[at], 'estoque:' .. ARGV[at]
   end
   local found = call('MGET', unpack(names))
+  -- Several copies of its message may wait for one lock, and be at work at the same moment: each is an attempt. The next
+  -- would give the order up while those before it confirm it. So it waits until they have ended, or their locks have.
+  local is_used_up = (tonumber(attempts) or 0) >= allowed
   for at = first, last, 2 do
     local holder = lock_ttl > 0 and not owners[ARGV[at]] and found[at - before]
-    if holder and holder ~= id then return {'busy', ARGV[at]} end
+    if holder and (holder ~= id or is_used_up) then return {'busy', ARGV[at]} end
   end
   local held = reserved[id] or call('HGET', KEYS[1], id)
   if not held then

@@ -30,6 +30,7 @@ mtype = {
   no_journal,         /* an accepted order is nowhere but on the queue */
   no_sweeper,         /* nobody looks at the journal */
   no_attempts,        /* tries are not counted */
+  given_up_at_once,   /* ... or their number is enough to give an order up, while the last is at work */
   check_then_take,    /* stock is looked at in one step and taken in the next */
   half_an_order,      /* a line that is in stock is taken, though another is not */
   taken_again,        /* reserving does not see the reservation that is there */
@@ -49,7 +50,7 @@ mtype = {
 mtype = { queued, confirmed, rejected, failed, cancelled };                /* shop.domain.Status */
 mtype = { over, not_loaded, refused, recorded, settled, wished, lost };    /* what else scripts and statements say */
 mtype = { oversold, promised_twice, units_do_not_add_up, shown_before_the_commit, a_second_end, went_back,
-          foreign_lock_released, locks_do_not_exclude, not_at_rest };      /* what may be violated */
+          foreign_lock_released, locks_do_not_exclude, given_up_at_work, not_at_rest };      /* what may be violated */
 
 #define MAX_ATTEMPTS 2
 #define A 1  /* orders; 0 is none */
@@ -88,6 +89,10 @@ bit promised;                  /* the client was told that A will be cancelled *
 /* ---- shop/lua, shop/stock.py ---- */
 
 #define foreign(s) (lock[s] && lock[s] != o && MUTANT != locks_ignored)
+/* An order that was tried too often is not given up for as long as one of its attempts has its locks. */
+#define last_attempt(s) (lock[s] == o && attempts[o] >= MAX_ATTEMPTS && MUTANT != given_up_at_once)
+#define busy(s) (foreign(s) || last_attempt(s))
+#define other (1 - me)
 
 inline release(s) {
   if
@@ -114,7 +119,9 @@ inline reserve() {
   :: else ->
      if :: MUTANT != no_attempts -> attempts[o]++ :: else fi;
      if
-     :: attempts[o] > MAX_ATTEMPTS -> decided = failed; mine = LOCKS  /* those of the worker that it killed last */
+     :: attempts[o] > MAX_ATTEMPTS ->
+        decided = failed;
+        if :: inside[other] && hand[other] == o && lock[X] == o -> violated(given_up_at_work) :: else fi
      :: attempts[o] <= MAX_ATTEMPTS && fresh && (stock[X] < 1 || stock[Y] < 1) ->
         decided = rejected;
         if :: MUTANT == half_an_order && stock[X] -> stock[X]-- :: else fi
@@ -248,9 +255,9 @@ end:
   fi;
 
 reserving:
-  atomic { state[o] != queued || (!foreign(X) && !foreign(Y)) -> reserve() };
+  atomic { state[o] != queued || (!busy(X) && !busy(Y)) -> reserve() };
   if
-  :: fault -> goto reserving  /* the reply was lost: redis-py asks again */
+  :: fault -> inside[me] = 0; goto reserving  /* the reply was lost: redis-py asks again, and knows of no lock */
   :: fault -> goto away
   :: fault -> goto died
   :: POISON && o == A && decided == confirmed -> goto died
@@ -328,7 +335,9 @@ end:
 
 /* ---- What may happen at any moment ---- */
 
-#define runs_out(s) (lock[s] && !in_hand(lock[s]) && MUTANT != no_expiry)
+/* Whoever waits for the locks of his order's last attempt has not got them. */
+#define locked_by(worker, each) (PROMPT && hand[worker] == each && (inside[worker] || attempts[each] < MAX_ATTEMPTS))
+#define runs_out(s) (lock[s] && !locked_by(0, lock[s]) && !locked_by(1, lock[s]) && MUTANT != no_expiry)
 
 /* accept.lua, for both orders; Redis may go back to it. `loaded` or not: counters may have been saved with it. */
 inline accept(each) {

@@ -76,6 +76,7 @@ SEARCHES: Final = (
     _without("no_journal", "not_at_rest", FAULTS=1),
     _without("no_sweeper", "not_at_rest", FAULTS=1, quick=True),
     _without("no_attempts", NEVER_RESTS, POISON=1),
+    _without("given_up_at_once", "given_up_at_work", FAULTS=2),
     _without("check_then_take", "promised_twice"),
     _without("half_an_order", "units_do_not_add_up"),
     _without("taken_again", "units_do_not_add_up", FAULTS=1),
