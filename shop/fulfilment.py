@@ -37,11 +37,16 @@ class Busy:
     sku: str
 
 
+class LastAttempt(Exception):
+    """The order was begun again and again, and has one attempt left, which it makes alone."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """The order is still in line, and its neighbours went on: somebody has put something else under its own key in Redis."""
+    """The order is still in line, and its neighbours went on. Somebody has put something else under its own key in Redis, or
+    it has to go alone."""
 
-    by: BrokenKey
+    by: BrokenKey | LastAttempt
 
 
 Outcome = Status | Busy | Held
@@ -56,17 +61,19 @@ class Rules:
     """How long locks live (0: none are taken) and orders wait for them, and how often an order may be tried.
 
     The wait is longer than a lock's life, so that a dead holder's lock never outlasts it, and shorter than the worker's
-    task limit.
+    task limit. `is_alone`: whether an order that ends this process now does it to no other one. Where it may, in a batch, no
+    order makes its last attempt: none is given up for what another one did.
     """
 
     lock_ttl_ms: int = keys.LOCK_TTL_MS
     lock_wait_s: float = 5.5
+    is_alone: bool = True
     max_attempts: int = settings.MAX_ATTEMPTS
     sweep_after_ms: int = settings.SWEEP_AFTER_MS
 
 
 def fulfil(orders: Sequence[Order], *, client: TextRedis, rules: Rules | None = None) -> dict[str, Outcome]:
-    """Bring orders to their end: order id to final status, in the order given, or `Busy` or `Held`: they must come again.
+    """Bring orders to their end: order id to final status, in the order given, or why it must come again.
 
     Earlier orders go first. Raises `StoreUnavailable` when a store is away, and `Paused`; the same orders may be given
     again, to anybody.
@@ -132,8 +139,8 @@ def _must_ask_again(order: Order, reply: list[Any], batch: _Batch, client: TextR
             raise Paused("fulfilment is paused")
         case ["busy", sku]:
             batch.busy[order.id] = sku
-        case ["ended" | "broken", *status]:
-            batch.ended[order.id] = Status(status[0]) if status else _held(order.id)
+        case ["ended" | "broken" | "alone" as word, *status]:
+            batch.ended[order.id] = Status(status[0]) if status else _held(order.id, word)
         case ["cancelled"]:
             batch.decisions.append(Decision(order=order, status=Status.CANCELLED))
         case ["exhausted"]:
@@ -155,13 +162,20 @@ def _must_ask_again(order: Order, reply: list[Any], batch: _Batch, client: TextR
     return False
 
 
-def _held(order_id: str) -> Held:
-    return Held(by=BrokenKey.of(keys.order(order_id)))
+def _held(order_id: str, word: str) -> Held:
+    return Held(by=LastAttempt(order_id) if word == "alone" else BrokenKey.of(keys.order(order_id)))
 
 
 def _run_reserve(orders: list[Order], client: TextRedis, rules: Rules) -> list[list[Any]]:
     now_ms = int(time.time() * 1000)
-    args: list[Any] = [now_ms, rules.lock_ttl_ms, rules.max_attempts, now_ms + rules.sweep_after_ms]
+    in_company = rules.max_attempts if rules.is_alone else max(1, rules.max_attempts - 1)
+    args: list[Any] = [
+        now_ms,
+        rules.lock_ttl_ms,
+        rules.max_attempts,
+        in_company,
+        now_ms + rules.sweep_after_ms,
+    ]
     tokens = secrets.token_hex(8)
     for at, order in enumerate(orders):
         args += [order.id, f"{tokens}{at:04x}", len(order.lines)]
@@ -293,8 +307,8 @@ def _settle(
                 ends.append(f"{decided.status}:{decided.reason.code if decided.reason else ''}")
             case ["kept", status]:
                 outcomes[order_id] = Status(status)
-            case ["broken"]:
-                outcomes[order_id] = _held(order_id)
+            case ["broken" as word]:
+                outcomes[order_id] = _held(order_id, word)
             case ["cancel_requested"]:
                 outcomes[order_id] = cancel(order_id, client=client, undecided=True)
             case ["lost"]:

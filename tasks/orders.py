@@ -71,14 +71,14 @@ _arguments = msgspec.json.Decoder(tuple[tuple[Order], dict[str, Any], Any])
 def fulfil_orders(bodies: Sequence[bytes]) -> list[Outcome]:
     """Bring many orders to their ends at once; the bodies are those of `fulfil_order`'s messages.
 
-    Orders that meet a lock stay in line. What is no order of ours, and what can't be confirmed or rejected, is left to
-    `fulfil_order`, which says what is wrong with it. Raises `TryLater` where a store is away.
+    Orders that meet a lock stay in line. What is no order of ours, what can't be confirmed or rejected, and what has one
+    attempt left, is left to `fulfil_order`, which says what is wrong with it. Raises `TryLater` where a store is away.
     """
     reach("worker.received")
     orders = [_order_in(body) for body in bodies]
     sound = [order for order in orders if order]
     try:
-        outcomes = fulfil(sound, client=redis_client(), rules=Rules(lock_wait_s=0))
+        outcomes = fulfil(sound, client=redis_client(), rules=Rules(lock_wait_s=0, is_alone=False))
     except StoreUnavailable as away:
         raise TryLater(str(away)) from away
     except Paused as paused:

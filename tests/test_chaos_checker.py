@@ -475,7 +475,10 @@ def test_what_a_piece_of_a_real_file_accepted_is_read_from_it(
     names = [keys.order(cancelling.id), keys.CANCELLATIONS, ""]
     scripts.run(client, "request_cancel", names, [cancelling.id, cancelling.client, 1, "", ""])
     scripts.run(
-        client, "reserve", [keys.RESERVATIONS, keys.OPEN_ORDERS], [1, 0, 3, 9, before.id, "token", 1, "A", 1]
+        client,
+        "reserve",
+        [keys.RESERVATIONS, keys.OPEN_ORDERS],
+        [1, 0, 3, 3, 9, before.id, "token", 1, "A", 1],
     )
 
     loss = losses.of_tail(file.read_bytes()[synced:], 0.0, 1.0)

@@ -27,16 +27,23 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "a foreign lock is respected",
         "reserve.lua",
-        "if holder and (holder ~= id or is_used_up) then",
+        "if holder and (holder ~= id or attempts >= allowed) then",
         "if false then",
         test_fulfilment.test_an_order_behind_a_foreign_lock_waits_and_touches_nothing,
     ),
     (
         "no order is given up while an attempt of it has its lock",
         "reserve.lua",
-        "(holder ~= id or is_used_up)",
+        "(holder ~= id or attempts >= allowed)",
         "holder ~= id",
         test_fulfilment.test_an_order_whose_last_attempt_is_at_work_is_not_given_up_by_a_copy_of_its_message,
+    ),
+    (
+        "the last attempt of an order is made alone",
+        "reserve.lua",
+        "if attempts >= in_company and",
+        "if false and",
+        test_fulfilment.test_an_order_that_shared_the_batches_of_one_that_kills_workers_makes_its_last_attempt_alone,
     ),
     (
         "a lock expires by itself",

@@ -12,7 +12,7 @@ from django.db import connection
 from shop import books, fulfilment, keys, scripts, stock
 from shop.books import Decision
 from shop.domain import LineShortage, Order, ReasonCode, Status
-from shop.fulfilment import Busy, Rules, cancel, fulfil
+from shop.fulfilment import Busy, Held, LastAttempt, Rules, cancel, fulfil
 from shop.models import Product, StockMovement
 from shop.stores import StoreUnavailable
 from tests.builders import (
@@ -522,6 +522,30 @@ def test_an_order_whose_last_attempt_is_at_work_is_not_given_up_by_a_copy_of_its
     assert outcomes == {order.id: Status.CONFIRMED}
     assert client.hget(keys.order(order.id), "attempts") == "1"
     assert_at_rest(client)
+
+
+def test_an_order_that_shared_the_batches_of_one_that_kills_workers_makes_its_last_attempt_alone(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sku = a_sku(stock=10)
+    order, killer = accepted(client, an_order((sku, 2)), an_order((sku, 3)))
+    in_company, alone = Rules(is_alone=False, max_attempts=3, lock_ttl_ms=200), Rules(max_attempts=3)
+    with monkeypatch.context() as fault:
+
+        def die(decisions: list[Decision]) -> object:
+            raise Died
+
+        fault.setattr(books, "record", die)
+        for _ in range(2):
+            with pytest.raises(Died):
+                fulfil([order, killer], client=client, rules=in_company)
+
+    outcomes = fulfil([order, killer], client=client, rules=in_company)
+
+    assert [type(outcome.by) for outcome in outcomes.values() if isinstance(outcome, Held)] == [
+        LastAttempt
+    ] * 2
+    assert fulfil([order], client=client, rules=alone) == {order.id: Status.CONFIRMED}
 
 
 def test_a_store_that_is_away_costs_an_order_no_attempt(

@@ -204,9 +204,15 @@ def queued(client: "redis.Redis", *orders: str) -> None:
         client.zadd(keys.OPEN_ORDERS, {order: 1})
 
 
-def reserve(client: "redis.Redis", *orders: tuple[Any, ...], ttl: int = 5000, attempts: int = 5) -> Any:
+def reserve(
+    client: "redis.Redis",
+    *orders: tuple[Any, ...],
+    ttl: int = 5000,
+    attempts: int = 5,
+    in_company: int | None = None,
+) -> Any:
     """Reserve for orders, each `(id, sku, units, sku, units, ...)`."""
-    args: list[Any] = [1000, ttl, attempts, 2000]
+    args: list[Any] = [1000, ttl, attempts, attempts if in_company is None else in_company, 2000]
     for order, *lines in orders:
         args += [order, f"token-{uuid.uuid4().hex[:6]}", len(lines) // 2, *lines]
     return scripts.run(client, "reserve", [keys.RESERVATIONS, keys.OPEN_ORDERS], args)
@@ -349,6 +355,22 @@ def test_reserve_gives_no_order_up_while_an_attempt_of_it_has_its_lock(client: "
     assert reserve(client, ("a", "x", 1, "y", 1), attempts=2)[0][:2] == ["reserved", token]
     client.delete(keys.lock("x"), keys.lock("y"))
     assert reserve(client, ("a", "x", 1, "y", 1), attempts=2) == [["exhausted"]]
+
+
+def test_reserve_leaves_the_last_attempt_of_an_order_to_be_made_alone(client: "redis.Redis") -> None:
+    queued(client, "a", "b")
+    client.set("estoque:x", 10)
+    client.hset(keys.order("a"), "attempts", 4)
+
+    a, b = reserve(client, ("a", "x", 1), ("b", "x", 1), in_company=4)
+
+    assert (a, b[0]) == (["alone"], "reserved")
+    assert client.hget(keys.order("a"), "attempts") == "4"
+    assert (client.get("estoque:x"), client.hkeys(keys.RESERVATIONS)) == ("9", ["b"])
+    client.delete(keys.lock("x"))
+    assert reserve(client, ("a", "x", 1))[0][0] == "reserved"
+    client.delete(keys.lock("x"))
+    assert reserve(client, ("a", "x", 1), in_company=4) == [["exhausted"]]
 
 
 def test_settle_spends_the_reservation_of_a_confirmed_order_and_ends_its_record(

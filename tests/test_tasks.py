@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import redis
 from celery.exceptions import SoftTimeLimitExceeded
+from django.conf import settings
 
 import tasks.orders
 from shop import books, keys, queue
 from tests.builders import a_sku, accepted, an_order
+from workers.batching import Unhandled
 
 
 def attempts_after_an_interruption(client: "redis.Redis", monkeypatch: pytest.MonkeyPatch) -> int:
@@ -31,6 +33,15 @@ def test_a_batch_that_took_too_long_costs_its_orders_no_attempt(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert attempts_after_an_interruption(client, monkeypatch) == 0
+
+
+def test_of_a_batch_an_order_that_has_one_attempt_left_makes_it_alone(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+    orders = accepted(client, an_order((sku, 1)), an_order((sku, 1)))
+    client.hset(keys.order(orders[0].id), "attempts", settings.MAX_ATTEMPTS - 1)
+    bodies = [base64.b64decode(json.loads(queue.fulfil_message(order))["body"]) for order in orders]
+
+    assert tasks.orders.fulfil_orders(bodies) == [Unhandled.ALONE, "confirmed"]
 
 
 def test_without_forgiveness_slow_batches_use_up_an_orders_attempts(

@@ -1,15 +1,15 @@
 -- Reserves stock for orders, in the order given: every line of an order or none of it. Idempotent by order id.
 --
 -- KEYS 1 reservations, 2 orders:open
--- ARGV 1 now ms, 2 lock time-to-live ms (0 = take no locks), 3 attempts allowed, 4 sweep at ms;
+-- ARGV 1 now ms, 2 lock time-to-live ms (0 = take no locks), 3 attempts allowed, 4 and in company, 5 sweep at ms;
 --      then per order (1,000 at most): id, token of a new reservation, number of lines, then per line: sku, units
 -- REPLY JSON, per order: {'reserved', token, lock owner, sku, ...} | {'short', sku, free, ...} | {'busy', sku} | {'not_loaded', sku, ...}
---                | {'ended', status} | {'cancelled'} | {'exhausted'} | {'unrecorded'} | {'paused'} | {'broken'}
---   'reserved': names the SKUs whose locks this call took for `lock owner`. 'busy': another order holds the SKU's lock, or
---   this one does by an attempt that may still be its end.
---   'not_loaded': `estoque:` is missing or no integer. 'unrecorded': Redis lost the order. 'broken': its key is no record.
+--                | {'ended', status} | {'cancelled'} | {'alone'} | {'exhausted'} | {'unrecorded'} | {'paused'} | {'broken'}
+--   'reserved': names the SKUs whose locks this call took for `lock owner`. 'busy': another order holds the SKU's lock, or the
+--   last attempt of this one. 'alone': it has attempts left, and none in company. 'not_loaded': `estoque:` is missing or no
+--   integer. 'unrecorded': Redis lost the order. 'broken': its key is no record.
 local call, paused = redis.call, redis.call('EXISTS', 'pause:fulfilment') == 1
-local now, lock_ttl, allowed, sweep_at = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local now, lock_ttl, allowed, in_company = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 call('ZCARD', KEYS[2])  -- fails where that is no journal: now, with no attempt counted and nothing taken
 -- What this call does, written at its end: sku -> the order that took its lock, sku -> units left, order -> its reservation.
 local owners, left, reserved, sweeps = {}, {}, {}, {}
@@ -27,11 +27,12 @@ local function reserve(id, new_token, first, last)
   local found = call('MGET', unpack(names))
   -- Several copies of its message may wait for one lock, and be at work at the same moment: each is an attempt. The next
   -- would give the order up while those before it confirm it. So it waits until they have ended, or their locks have.
-  local is_used_up = (tonumber(attempts) or 0) >= allowed
+  attempts = tonumber(attempts) or 0
   for at = first, last, 2 do
     local holder = lock_ttl > 0 and not owners[ARGV[at]] and found[at - before]
-    if holder and (holder ~= id or is_used_up) then return {'busy', ARGV[at]} end
+    if holder and (holder ~= id or attempts >= allowed) then return {'busy', ARGV[at]} end
   end
+  if attempts >= in_company and attempts < allowed then return {'alone'} end
   local held = reserved[id] or call('HGET', KEYS[1], id)
   if not held then
     if cancel then return {'cancelled'} end
@@ -55,7 +56,7 @@ local function reserve(id, new_token, first, last)
   elseif call('HINCRBY', record, 'attempts', 1) > allowed then
     return {'exhausted'}
   end
-  sweeps[#sweeps + 1], sweeps[#sweeps + 2] = sweep_at, id
+  sweeps[#sweeps + 1], sweeps[#sweeps + 2] = ARGV[5], id
   local reply = {'reserved', held and cjson.decode(held)[1] or new_token, id}
   for at = first, last, 2 do
     if lock_ttl > 0 and not owners[ARGV[at]] then owners[ARGV[at]], reply[#reply + 1] = id, ARGV[at] end
@@ -63,7 +64,7 @@ local function reserve(id, new_token, first, last)
   return reply
 end
 
-local replies, counters, reservations, at = {}, {}, {}, 5
+local replies, counters, reservations, at = {}, {}, {}, 6
 while at <= #ARGV do
   local last = at + 2 + 2 * ARGV[at + 2]
   replies[#replies + 1] = reserve(ARGV[at], ARGV[at + 1], at + 3, last)
