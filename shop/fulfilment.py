@@ -38,13 +38,13 @@ class Busy:
 
 
 class LastAttempt(Exception):
-    """The order was begun again and again, and has one attempt left, which it makes alone."""
+    """The order was begun again and again. It has one attempt left, and makes it alone; or has made it just now."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """The order is still in line, and its neighbours went on. Somebody has put something else under its own key in Redis, or
-    it has to go alone."""
+    """The order is still in line, and its neighbours went on: somebody has put something else under its own key in Redis, or
+    it is tried for the last time."""
 
     by: BrokenKey | LastAttempt
 
@@ -61,24 +61,33 @@ class Rules:
     """How long locks live (0: none are taken) and orders wait for them, and how often an order may be tried.
 
     The wait is longer than a lock's life, so that a dead holder's lock never outlasts it, and shorter than the worker's
-    task limit. `is_alone`: whether an order that ends this process now does it to no other one. Where it may, in a batch, no
-    order makes its last attempt: none is given up for what another one did.
+    task limit. `is_alone`: whether an order that kills this process does it to no other one. Where it does, in a batch, no
+    order makes its last attempt of several: none is given up for what another one did. `attempt_ms`: how long an attempt may
+    take. An order is given up so long after it began its last one.
     """
 
     lock_ttl_ms: int = keys.LOCK_TTL_MS
     lock_wait_s: float = 5.5
     is_alone: bool = True
     max_attempts: int = settings.MAX_ATTEMPTS
+    attempt_ms: int = keys.LOCK_TTL_MS
     sweep_after_ms: int = settings.SWEEP_AFTER_MS
 
 
-def fulfil(orders: Sequence[Order], *, client: TextRedis, rules: Rules | None = None) -> dict[str, Outcome]:
+def fulfil(
+    orders: Sequence[Order],
+    *,
+    client: TextRedis,
+    rules: Rules | None = None,
+    forgives: tuple[type[Exception], ...] = (),
+) -> dict[str, Outcome]:
     """Bring orders to their end: order id to final status, in the order given, or why it must come again.
 
     Earlier orders go first. Raises `StoreUnavailable` when a store is away, and `Paused`; the same orders may be given
-    again, to anybody.
+    again, to anybody. `forgives`: what else may be raised in here that is no fault of the orders.
     """
     rules = rules or Rules()
+    forgiven: tuple[type[Exception], ...] = (StoreUnavailable, Paused, *forgives)
     outcomes: dict[str, Outcome] = {}
     waiting = {order.id: order for order in orders}
     figures.tally.add_all(figures.BATCH_ORDERS.counted([len(waiting)]))
@@ -90,8 +99,8 @@ def fulfil(orders: Sequence[Order], *, client: TextRedis, rules: Rules | None = 
                 with tracing.step("reserve"):
                     _reserve(list(waiting.values()), batch, client, rules)
                 outcomes |= batch.ended | _conclude(batch, client)
-        except (StoreUnavailable, Paused):
-            # A store that is away is no fault of the orders: it costs them no attempt, and nobody waits for their locks.
+        except forgiven:
+            # That is no fault of the orders: it costs them no attempt, and nobody waits for their locks.
             _release(batch, client)
             raise
         _count(batch, outcomes)
@@ -139,12 +148,14 @@ def _must_ask_again(order: Order, reply: list[Any], batch: _Batch, client: TextR
             raise Paused("fulfilment is paused")
         case ["busy", sku]:
             batch.busy[order.id] = sku
-        case ["ended" | "broken" | "alone" as word, *status]:
+        case ["ended" | "broken" | "held" as word, *status]:
             batch.ended[order.id] = Status(status[0]) if status else _held(order.id, word)
         case ["cancelled"]:
             batch.decisions.append(Decision(order=order, status=Status.CANCELLED))
         case ["exhausted"]:
             batch.decisions.append(_given_up(order, rules))
+            # The worker it killed last may have left its locks.
+            batch.locks += [part for sku in order.skus for part in (sku, order.id)]
         case ["not_loaded", *skus]:
             absent = stock.load(client, skus)
             if not absent:
@@ -163,7 +174,9 @@ def _must_ask_again(order: Order, reply: list[Any], batch: _Batch, client: TextR
 
 
 def _held(order_id: str, word: str) -> Held:
-    return Held(by=LastAttempt(order_id) if word == "alone" else BrokenKey.of(keys.order(order_id)))
+    if word == "held":
+        return Held(by=LastAttempt("tried for the last time: alone, or just now"))
+    return Held(by=BrokenKey.of(keys.order(order_id)))
 
 
 def _run_reserve(orders: list[Order], client: TextRedis, rules: Rules) -> list[list[Any]]:
@@ -174,6 +187,7 @@ def _run_reserve(orders: list[Order], client: TextRedis, rules: Rules) -> list[l
         rules.lock_ttl_ms,
         rules.max_attempts,
         in_company,
+        rules.attempt_ms,
         now_ms + rules.sweep_after_ms,
     ]
     tokens = secrets.token_hex(8)

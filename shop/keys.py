@@ -46,6 +46,11 @@ def order(order_id: str) -> str:
     return f"order:{order_id}"
 
 
+def last_attempt(order_id: str) -> str:
+    """Exists while an order that may be tried no more may be at work for the last time; scripts name it themselves."""
+    return f"last_attempt:{order_id}"
+
+
 def rate(client: str) -> str:
     """The client's token bucket."""
     return f"rate:{client}"
@@ -113,6 +118,13 @@ SPECS: Final = (
         lifetime_s=None,
         owner="shop.intake, shop.fulfilment",
         meaning="an order's document, state and attempts; without expiry while it is open, 24 h after it ended",
+    ),
+    KeySpec(
+        pattern="last_attempt:*",
+        type="string",
+        lifetime_s=LOCK_TTL_MS / 1000,
+        owner="shop.fulfilment",
+        meaning="an order that may be tried no more was begun just now, and may end yet",
     ),
     KeySpec(
         pattern=OPEN_ORDERS,

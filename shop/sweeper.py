@@ -162,7 +162,7 @@ def _enqueue_again(client: TextRedis, order_id: str, now_ms: int, head_ms: int |
         message = queue.fulfil_message(order) if queue.BROKER_IS_LEDGER else ""
         if message and int(attempts or 0) > 0:
             # It was begun and has not ended: perhaps because it kills its workers. In a batch it would take its neighbours
-            # along, whose attempts are counted too, and after some sweeps they would be given up in its place.
+            # along, whose attempts are counted too.
             message = queue.to_go_alone(message)
         names = [keys.OPEN_ORDERS, queue.broker_key()]
         reach("sweeper.before_requeue")

@@ -21,7 +21,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from shop import figures, pauses
 from shop.domain import Order, Status
-from shop.fulfilment import Busy, Held, Paused, Rules, cancel, forgive, fulfil
+from shop.fulfilment import Busy, Held, Paused, Rules, cancel, fulfil
 from shop.pauses import Part
 from shop.stores import StoreUnavailable, redis_client
 from shop.tracing import tracing
@@ -71,23 +71,20 @@ _arguments = msgspec.json.Decoder(tuple[tuple[Order], dict[str, Any], Any])
 def fulfil_orders(bodies: Sequence[bytes]) -> list[Outcome]:
     """Bring many orders to their ends at once; the bodies are those of `fulfil_order`'s messages.
 
-    Orders that meet a lock stay in line. What is no order of ours, what can't be confirmed or rejected, and what has one
-    attempt left, is left to `fulfil_order`, which says what is wrong with it. Raises `TryLater` where a store is away.
+    Orders that meet a lock stay in line. What is no order of ours, or can't be confirmed or rejected, is left to
+    `fulfil_order`, which says what is wrong with it, and so is a last attempt. Raises `TryLater` where a store is away.
     """
     reach("worker.received")
     orders = [_order_in(body) for body in bodies]
     sound = [order for order in orders if order]
     try:
-        outcomes = fulfil(sound, client=redis_client(), rules=Rules(lock_wait_s=0, is_alone=False))
+        in_company = Rules(lock_wait_s=0, is_alone=False)
+        outcomes = fulfil(sound, client=redis_client(), rules=in_company, forgives=(SoftTimeLimitExceeded,))
     except StoreUnavailable as away:
         raise TryLater(str(away)) from away
     except Paused as paused:
         _wait_for_end_of_pause()
         raise TryLater(str(paused), rest_s=0) from paused
-    except SoftTimeLimitExceeded:
-        with suppress(StoreUnavailable):
-            forgive([order.id for order in sound], client=redis_client())
-        raise
     if settings.LOG_ORDERS:
         for order in sound:
             _tell_end(order, outcomes[order.id])
@@ -133,15 +130,13 @@ def fulfil_order(self: "Task[Any, Any]", document: dict[str, Any]) -> str:
     bind_contextvars(order=order.id, task=self.request.id)
     try:
         reach("worker.received")
-        outcome = fulfil([order], client=redis_client())[order.id]
+        outcome = fulfil([order], client=redis_client(), forgives=(SoftTimeLimitExceeded,))[order.id]
     except StoreUnavailable as away:
         raise again(self, away) from away
     except Paused as paused:
         _wait_for_end_of_pause()
         raise again(self, paused, countdown_s=0) from paused
     except SoftTimeLimitExceeded as late:
-        with suppress(StoreUnavailable):
-            forgive([order.id], client=redis_client())
         raise again(self, late) from late
     except Exception as bug:
         log.exception("fulfilment failed")

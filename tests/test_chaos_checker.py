@@ -478,7 +478,7 @@ def test_what_a_piece_of_a_real_file_accepted_is_read_from_it(
         client,
         "reserve",
         [keys.RESERVATIONS, keys.OPEN_ORDERS],
-        [1, 0, 3, 3, 9, before.id, "token", 1, "A", 1],
+        [1, 0, 3, 3, 5000, 9, before.id, "token", 1, "A", 1],
     )
 
     loss = losses.of_tail(file.read_bytes()[synced:], 0.0, 1.0)

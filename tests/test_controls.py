@@ -12,6 +12,7 @@ import redis
 from django.db import connection
 
 from shop import fulfilment, pauses, scripts, stores
+from shop.domain import Status
 from tests import test_books, test_clocks, test_fulfilment, test_lua, test_oracles, test_pauses, test_sweeper
 
 Watch = Callable[..., None]
@@ -27,22 +28,33 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "a foreign lock is respected",
         "reserve.lua",
-        "if holder and (holder ~= id or attempts >= allowed) then",
+        "if holder and holder ~= id then",
         "if false then",
         test_fulfilment.test_an_order_behind_a_foreign_lock_waits_and_touches_nothing,
     ),
     (
-        "no order is given up while an attempt of it has its lock",
+        "no order is given up that was begun just now",
         "reserve.lua",
-        "(holder ~= id or attempts >= allowed)",
-        "holder ~= id",
-        test_fulfilment.test_an_order_whose_last_attempt_is_at_work_is_not_given_up_by_a_copy_of_its_message,
+        "if attempts >= allowed and call('EXISTS', 'last_attempt:' .. id) == 0 then",
+        "if attempts >= allowed then",
+        partial(
+            test_fulfilment.test_an_order_whose_last_attempt_is_at_work_is_not_given_up_by_a_copy_of_its_message,
+            stock=1,
+            end=Status.REJECTED,
+        ),
+    ),
+    (
+        "a call whose answer was lost counts one attempt",
+        "reserve.lua",
+        "token ~= new_token and refused",
+        "refused",
+        test_lua.test_reserve_counts_no_attempt_when_it_is_asked_again_because_its_answer_was_lost,
     ),
     (
         "the last attempt of an order is made alone",
         "reserve.lua",
-        "if attempts >= in_company and",
-        "if false and",
+        "if attempts >= in_company then return {'held'} end",
+        "",
         test_fulfilment.test_an_order_that_shared_the_batches_of_one_that_kills_workers_makes_its_last_attempt_alone,
     ),
     (
@@ -76,8 +88,8 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "reserving is idempotent by order id",
         "reserve.lua",
-        "if not held then",
-        "if true then",
+        "held and 0 or last",
+        "last",
         test_lua.test_reserve_twice_takes_once_and_keeps_the_token,
     ),
     (
@@ -157,9 +169,9 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "an order is given up after so many attempts",
         "reserve.lua",
-        "> allowed then",
-        "> 1000000 then",
-        test_fulfilment.test_an_order_that_kills_its_workers_is_given_up_and_frees_its_stock,
+        "if attempts >= allowed and",
+        "if false and",
+        test_fulfilment.test_an_order_that_kills_its_workers_is_given_up_when_it_can_be_at_work_no_more_and_frees_its_stock,
     ),
     (
         "of two loads of a SKU the older one is void",

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +13,7 @@ from django.db import connection
 from shop import books, fulfilment, keys, scripts, stock
 from shop.books import Decision
 from shop.domain import LineShortage, Order, ReasonCode, Status
-from shop.fulfilment import Busy, Held, LastAttempt, Rules, cancel, fulfil
+from shop.fulfilment import Busy, Held, Rules, cancel, fulfil
 from shop.models import Product, StockMovement
 from shop.stores import StoreUnavailable
 from tests.builders import (
@@ -24,6 +25,7 @@ from tests.builders import (
     free_in_redis,
     status_in_books,
     status_in_redis,
+    wait_until,
 )
 
 NO_LOCKS = Rules(lock_ttl_ms=0)
@@ -479,47 +481,59 @@ def test_an_order_for_an_unknown_sku_is_rejected_and_names_it(client: "redis.Red
     assert client.exists(keys.stock(unknown), keys.level(unknown)) == 0
 
 
-def test_an_order_that_kills_its_workers_is_given_up_and_frees_its_stock(
+def killed_by(killer: Order) -> Callable[[list[Decision]], object]:
+    """Deciding, for a worker which dies when that order is in its hands."""
+    record = books.record
+
+    def record_or_die(decisions: list[Decision]) -> object:
+        if killer.id in {decision.order.id for decision in decisions}:
+            raise Died
+        return record(decisions)
+
+    return record_or_die
+
+
+def test_an_order_that_kills_its_workers_is_given_up_when_it_can_be_at_work_no_more_and_frees_its_stock(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sku = a_sku(stock=10)
     (order,) = accepted(client, an_order((sku, 8)))
-    rules = Rules(max_attempts=3, lock_ttl_ms=200)
+    rules = Rules(max_attempts=3, attempt_ms=200)
     with monkeypatch.context() as fault:
-
-        def die(decisions: list[Decision]) -> object:
-            raise Died
-
-        fault.setattr(books, "record", die)
+        fault.setattr(books, "record", killed_by(order))
         for _ in range(3):
             with pytest.raises(Died):
                 fulfil([order], client=client, rules=rules)
 
+    early = fulfil([order], client=client, rules=rules)[order.id]
+    wait_until(lambda: not client.exists(keys.last_attempt(order.id)))
     outcomes = fulfil([order], client=client, rules=rules)
 
+    assert isinstance(early, Held)
     assert outcomes == {order.id: Status.FAILED}
     assert free_in_redis(client, sku) == 10
     assert_at_rest(client)
 
 
+@pytest.mark.parametrize(("stock", "end"), [(10, Status.CONFIRMED), (1, Status.REJECTED)])
 def test_an_order_whose_last_attempt_is_at_work_is_not_given_up_by_a_copy_of_its_message(
-    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch, stock: int, end: Status
 ) -> None:
-    sku = a_sku(stock=10)
+    sku = a_sku(stock=stock)
     (order,) = accepted(client, an_order((sku, 8)))
     record, copies = books.record, []
 
     def meet_a_copy(decisions: list[Decision]) -> object:
         monkeypatch.setattr(books, "record", record)
-        copies.append(fulfil([order], client=client, rules=Rules(max_attempts=1, lock_wait_s=0)))
+        copies.append(fulfil([order], client=client, rules=Rules(max_attempts=1)))
         return record(decisions)
 
     monkeypatch.setattr(books, "record", meet_a_copy)
 
     outcomes = fulfil([order], client=client, rules=Rules(max_attempts=1))
 
-    assert copies == [{order.id: Busy(sku=sku)}]
-    assert outcomes == {order.id: Status.CONFIRMED}
+    assert isinstance(copies[0][order.id], Held)
+    assert outcomes == {order.id: end}
     assert client.hget(keys.order(order.id), "attempts") == "1"
     assert_at_rest(client)
 
@@ -529,23 +543,23 @@ def test_an_order_that_shared_the_batches_of_one_that_kills_workers_makes_its_la
 ) -> None:
     sku = a_sku(stock=10)
     order, killer = accepted(client, an_order((sku, 2)), an_order((sku, 3)))
-    in_company, alone = Rules(is_alone=False, max_attempts=3, lock_ttl_ms=200), Rules(max_attempts=3)
-    with monkeypatch.context() as fault:
+    in_company, alone = Rules(max_attempts=3, is_alone=False), Rules(max_attempts=3, attempt_ms=1)
+    monkeypatch.setattr(books, "record", killed_by(killer))
+    for _ in range(2):
+        with pytest.raises(Died):
+            fulfil([order, killer], client=client, rules=in_company)
 
-        def die(decisions: list[Decision]) -> object:
-            raise Died
+    with suppress(Died):
+        fulfil([order, killer], client=client, rules=in_company)
 
-        fault.setattr(books, "record", die)
-        for _ in range(2):
-            with pytest.raises(Died):
-                fulfil([order, killer], client=client, rules=in_company)
-
-    outcomes = fulfil([order, killer], client=client, rules=in_company)
-
-    assert [type(outcome.by) for outcome in outcomes.values() if isinstance(outcome, Held)] == [
-        LastAttempt
-    ] * 2
+    assert client.hget(keys.order(order.id), "attempts") == "2"
     assert fulfil([order], client=client, rules=alone) == {order.id: Status.CONFIRMED}
+    with pytest.raises(Died):
+        fulfil([killer], client=client, rules=alone)
+    wait_until(lambda: not client.exists(keys.last_attempt(killer.id)))
+    monkeypatch.undo()
+    assert fulfil([killer], client=client, rules=alone) == {killer.id: Status.FAILED}
+    assert_at_rest(client)
 
 
 def test_a_store_that_is_away_costs_an_order_no_attempt(

@@ -210,11 +210,13 @@ def reserve(
     ttl: int = 5000,
     attempts: int = 5,
     in_company: int | None = None,
+    attempt_ms: int = 5000,
+    token: str = "",
 ) -> Any:
     """Reserve for orders, each `(id, sku, units, sku, units, ...)`."""
-    args: list[Any] = [1000, ttl, attempts, attempts if in_company is None else in_company, 2000]
+    args: list[Any] = [1000, ttl, attempts, attempts if in_company is None else in_company, attempt_ms, 2000]
     for order, *lines in orders:
-        args += [order, f"token-{uuid.uuid4().hex[:6]}", len(lines) // 2, *lines]
+        args += [order, token or f"token-{uuid.uuid4().hex[:6]}", len(lines) // 2, *lines]
     return scripts.run(client, "reserve", [keys.RESERVATIONS, keys.OPEN_ORDERS], args)
 
 
@@ -344,17 +346,20 @@ def test_reserve_knows_orders_that_ended_were_lost_cancelled_or_tried_too_often(
     assert client.exists(keys.order("lost")) == 0
 
 
-def test_reserve_gives_no_order_up_while_an_attempt_of_it_has_its_lock(client: "redis.Redis") -> None:
+@pytest.mark.parametrize("units", [1, 11], ids=["in stock", "short"])
+def test_reserve_gives_no_order_up_that_has_made_its_last_attempt_just_now(
+    client: "redis.Redis", units: int
+) -> None:
     queued(client, "a")
-    client.mset({"estoque:x": 10, "estoque:y": 10})
-    ((_, token, *_),) = reserve(client, ("a", "x", 1, "y", 1), attempts=1)
+    client.set("estoque:x", 10)
+    ((first, *_),) = reserve(client, ("a", "x", units), attempts=1)
 
-    assert reserve(client, ("a", "x", 1, "y", 1), attempts=1) == [["busy", "x"]]
-    client.delete(keys.lock("x"))
-    assert reserve(client, ("a", "x", 1, "y", 1), attempts=1) == [["busy", "y"]]
-    assert reserve(client, ("a", "x", 1, "y", 1), attempts=2)[0][:2] == ["reserved", token]
-    client.delete(keys.lock("x"), keys.lock("y"))
-    assert reserve(client, ("a", "x", 1, "y", 1), attempts=2) == [["exhausted"]]
+    assert first in {"reserved", "short"}
+    assert reserve(client, ("a", "x", units), attempts=1) == [["held"]]
+    assert 0 < client.pttl(keys.last_attempt("a")) <= 5000
+    client.delete(keys.last_attempt("a"))
+    assert reserve(client, ("a", "x", units), attempts=1) == [["exhausted"]]
+    assert client.hget(keys.order("a"), "attempts") == "1"
 
 
 def test_reserve_leaves_the_last_attempt_of_an_order_to_be_made_alone(client: "redis.Redis") -> None:
@@ -364,13 +369,23 @@ def test_reserve_leaves_the_last_attempt_of_an_order_to_be_made_alone(client: "r
 
     a, b = reserve(client, ("a", "x", 1), ("b", "x", 1), in_company=4)
 
-    assert (a, b[0]) == (["alone"], "reserved")
+    assert (a, b[0]) == (["held"], "reserved")
     assert client.hget(keys.order("a"), "attempts") == "4"
     assert (client.get("estoque:x"), client.hkeys(keys.RESERVATIONS)) == ("9", ["b"])
     client.delete(keys.lock("x"))
     assert reserve(client, ("a", "x", 1))[0][0] == "reserved"
-    client.delete(keys.lock("x"))
-    assert reserve(client, ("a", "x", 1), in_company=4) == [["exhausted"]]
+
+
+def test_reserve_counts_no_attempt_when_it_is_asked_again_because_its_answer_was_lost(
+    client: "redis.Redis",
+) -> None:
+    queued(client, "a", "b")
+    client.set("estoque:x", 10)
+
+    first = reserve(client, ("a", "x", 1), token="the same", attempts=1)
+
+    assert reserve(client, ("a", "x", 1), token="the same", attempts=1) == first
+    assert (client.get("estoque:x"), client.hget(keys.order("a"), "attempts")) == ("9", "1")
 
 
 def test_settle_spends_the_reservation_of_a_confirmed_order_and_ends_its_record(

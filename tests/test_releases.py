@@ -112,10 +112,10 @@ def test_scripts_of_two_releases_work_on_the_same_keys_at_the_same_time(client: 
     fulfil_orders([body(msgspec.to_builtins(an_order((sku, 1))))])  # loads the counter
     other_release = "-- a line that only the other release has\n" + scripts.text("reserve")
     now_ms = order.accepted_at_ms
-    arguments = [now_ms, 5000, 5, 5, now_ms + 20_000, order.id, "token of the other", 1, sku, 3]
+    arguments = [now_ms, 5000, 5, 5, 5000, now_ms + 20_000, order.id, "token of the other", 1, sku, 3]
 
     theirs = client.eval(other_release, 2, keys.RESERVATIONS, keys.OPEN_ORDERS, *arguments)
-    arguments[6] = "token of this one"
+    arguments[7] = "token of this one"
     ours = scripts.run(client, "reserve", [keys.RESERVATIONS, keys.OPEN_ORDERS], arguments)
 
     assert client.get(keys.stock(sku)) == "6"  # once

@@ -1,70 +1,70 @@
 -- Reserves stock for orders, in the order given: every line of an order or none of it. Idempotent by order id.
 --
 -- KEYS 1 reservations, 2 orders:open
--- ARGV 1 now ms, 2 lock time-to-live ms (0 = take no locks), 3 attempts allowed, 4 and in company, 5 sweep at ms;
---      then per order (1,000 at most): id, token of a new reservation, number of lines, then per line: sku, units
+-- ARGV 1 now ms, 2 lock time-to-live ms (0 = take no locks), 3 attempts allowed, 4 and in company, 5 ms that one may take,
+--      6 sweep at ms; then per order (1,000 at most): id, token of a new reservation, number of lines, then per line: sku, units
 -- REPLY JSON, per order: {'reserved', token, lock owner, sku, ...} | {'short', sku, free, ...} | {'busy', sku} | {'not_loaded', sku, ...}
---                | {'ended', status} | {'cancelled'} | {'alone'} | {'exhausted'} | {'unrecorded'} | {'paused'} | {'broken'}
---   'reserved': names the SKUs whose locks this call took for `lock owner`. 'busy': another order holds the SKU's lock, or the
---   last attempt of this one. 'alone': it has attempts left, and none in company. 'not_loaded': `estoque:` is missing or no
---   integer. 'unrecorded': Redis lost the order. 'broken': its key is no record.
+--                | {'ended', status} | {'cancelled'} | {'held'} | {'exhausted'} | {'unrecorded'} | {'paused'} | {'broken'}
+--   'reserved': names the SKUs whose locks this call took for `lock owner`. 'busy': another order has the SKU's lock. 'held': it may
+--   not begin in this company, or not now. 'not_loaded': no integer in `estoque:`. 'unrecorded': lost. 'broken': its key is no record.
 local call, paused = redis.call, redis.call('EXISTS', 'pause:fulfilment') == 1
 local now, lock_ttl, allowed, in_company = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 call('ZCARD', KEYS[2])  -- fails where that is no journal: now, with no attempt counted and nothing taken
 -- What this call does, written at its end: sku -> the order that took its lock, sku -> units left, order -> its reservation.
 local owners, left, reserved, sweeps = {}, {}, {}, {}
 
+-- Counts an attempt, or says why there is none. Copies of a message may wait for one lock and begin in the same moment: one more
+-- than are allowed would give the order up while those before it bring it to its end. So it is held until they must be over.
+local function refused(id, record, attempts)
+  if attempts >= allowed and call('EXISTS', 'last_attempt:' .. id) == 0 then return {'exhausted'} end
+  if attempts >= in_company then return {'held'} end
+  if call('HINCRBY', record, 'attempts', 1) == allowed then call('SET', 'last_attempt:' .. id, '', 'PX', ARGV[5]) end
+end
+
 local function reserve(id, new_token, first, last)
   if paused then return {'paused'} end
-  local record = 'order:' .. id
+  local record, names, before = 'order:' .. id, {}, first - 1
   local status, cancel, attempts = unpack(redis.pcall('HMGET', record, 'status', 'cancel', 'attempts'))
   if status == nil then return {'broken'} end  -- what is missing is false
   if status ~= 'queued' then return status and {'ended', status} or {'unrecorded'} end
-  local names, before = {}, first - 1
   for at = first, last, 2 do
     names[at - before], names[at + 1 - before] = 'lock:produto:' .. ARGV[at], 'estoque:' .. ARGV[at]
   end
   local found = call('MGET', unpack(names))
-  -- Several copies of its message may wait for one lock, and be at work at the same moment: each is an attempt. The next
-  -- would give the order up while those before it confirm it. So it waits until they have ended, or their locks have.
-  attempts = tonumber(attempts) or 0
   for at = first, last, 2 do
     local holder = lock_ttl > 0 and not owners[ARGV[at]] and found[at - before]
-    if holder and (holder ~= id or attempts >= allowed) then return {'busy', ARGV[at]} end
+    if holder and holder ~= id then return {'busy', ARGV[at]} end
   end
-  if attempts >= in_company and attempts < allowed then return {'alone'} end
   local held = reserved[id] or call('HGET', KEYS[1], id)
-  if not held then
-    if cancel then return {'cancelled'} end
-    local missing, short, reservation = {'not_loaded'}, {'short'}, {new_token, now}
-    for at = first, last, 2 do
-      local sku, free = ARGV[at], left[ARGV[at]] or found[at + 1 - before]
-      if not free or (free ~= '0' and not string.match(free, '^-?[1-9]%d*$')) or #free > 15 then
-        missing[#missing + 1] = sku
-      elseif tonumber(free) < tonumber(ARGV[at + 1]) then
-        short[#short + 1], short[#short + 2] = sku, free
-      end
-      reservation[#reservation + 1], reservation[#reservation + 2] = sku, ARGV[at + 1]
+  local token = held and cjson.decode(held)[1]
+  if cancel and not held then return {'cancelled'} end
+  local missing, short, reservation = {'not_loaded'}, {'short'}, {new_token, now}
+  for at = first, held and 0 or last, 2 do
+    local sku, free = ARGV[at], left[ARGV[at]] or found[at + 1 - before]
+    if not free or (free ~= '0' and not string.match(free, '^-?[1-9]%d*$')) or #free > 15 then
+      missing[#missing + 1] = sku
+    elseif tonumber(free) < tonumber(ARGV[at + 1]) then
+      short[#short + 1], short[#short + 2] = sku, free
     end
-    if #missing > 1 then return missing end
-    if call('HINCRBY', record, 'attempts', 1) > allowed then return {'exhausted'} end
-    if #short > 1 then return short end
-    for at = first, last, 2 do
-      left[ARGV[at]] = string.format('%.0f', (left[ARGV[at]] or found[at + 1 - before]) - ARGV[at + 1])
-    end
-    reserved[id] = cjson.encode(reservation)
-  elseif call('HINCRBY', record, 'attempts', 1) > allowed then
-    return {'exhausted'}
+    reservation[#reservation + 1], reservation[#reservation + 2] = sku, ARGV[at + 1]
   end
-  sweeps[#sweeps + 1], sweeps[#sweeps + 2] = ARGV[5], id
-  local reply = {'reserved', held and cjson.decode(held)[1] or new_token, id}
+  if #missing > 1 then return missing end
+  local refusal = token ~= new_token and refused(id, record, tonumber(attempts) or 0)  -- else the answer to this call was lost
+  if refusal then return refusal end
+  if #short > 1 then return short end
+  for at = first, held and 0 or last, 2 do
+    left[ARGV[at]] = string.format('%.0f', (left[ARGV[at]] or found[at + 1 - before]) - ARGV[at + 1])
+  end
+  if not held then reserved[id] = cjson.encode(reservation) end
+  sweeps[#sweeps + 1], sweeps[#sweeps + 2] = ARGV[6], id
+  local reply = {'reserved', token or new_token, id}
   for at = first, last, 2 do
     if lock_ttl > 0 and not owners[ARGV[at]] then owners[ARGV[at]], reply[#reply + 1] = id, ARGV[at] end
   end
   return reply
 end
 
-local replies, counters, reservations, at = {}, {}, {}, 6
+local replies, counters, reservations, at = {}, {}, {}, 7
 while at <= #ARGV do
   local last = at + 2 + 2 * ARGV[at + 2]
   replies[#replies + 1] = reserve(ARGV[at], ARGV[at + 1], at + 3, last)

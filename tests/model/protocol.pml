@@ -15,6 +15,7 @@
 #define ROLLBACKS 0  /* so often Redis goes back to how it was when both orders had just been accepted */
 #define CANCELS 0    /* 1: a client cancels A, at any moment */
 #define POISON 0     /* 1: A kills every worker that has reserved for it */
+#define COPIES 0     /* 1: messages come more than once, also where nobody is slow */
 #define PROMPT 0     /* 1: nobody is so slow that a lock runs out, or a message comes again, while he works on it */
 #define LOCKS 1      /* 0: none are taken, and everything else must hold all the same */
 #define LIVENESS 0   /* 1: for the formula at the end */
@@ -30,7 +31,7 @@ mtype = {
   no_journal,         /* an accepted order is nowhere but on the queue */
   no_sweeper,         /* nobody looks at the journal */
   no_attempts,        /* tries are not counted */
-  given_up_at_once,   /* ... or their number is enough to give an order up, while the last is at work */
+  given_up_at_once,   /* ... or their number is enough to give an order up, though the last has only just begun */
   check_then_take,    /* stock is looked at in one step and taken in the next */
   half_an_order,      /* a line that is in stock is taken, though another is not */
   taken_again,        /* reserving does not see the reservation that is there */
@@ -66,6 +67,7 @@ byte counted[3];               /* shop_order.reservation: the token that the row
 /* Redis */
 mtype state[3] = queued;       /* order:<id> status */
 byte attempts[3];              /* order:<id> attempts */
+bit last[3];                   /* last_attempt:<id> */
 bit wish[3];                   /* order:<id> cancel */
 bit open[3], cancelling[3];    /* orders:open (the journal), orders:cancelling */
 byte held[3];                  /* reservations: the token of the open one; it holds a unit of X and one of Y */
@@ -77,6 +79,7 @@ bit message[3];                /* the queue; an order's second message is as goo
 
 /* What no part of the system sees */
 byte hand[2];                  /* the order that each worker has in hand */
+bit begun[2];                  /* it has counted an attempt, and is at work on it */
 bit inside[2];                 /* it has locked and not settled it: no two are to be there at a time */
 byte tokens[3];                /* tokens are random: none comes twice */
 byte faults = FAULTS, rollbacks = ROLLBACKS;
@@ -89,9 +92,8 @@ bit promised;                  /* the client was told that A will be cancelled *
 /* ---- shop/lua, shop/stock.py ---- */
 
 #define foreign(s) (lock[s] && lock[s] != o && MUTANT != locks_ignored)
-/* An order that was tried too often is not given up for as long as one of its attempts has its locks. */
-#define last_attempt(s) (lock[s] == o && attempts[o] >= MAX_ATTEMPTS && MUTANT != given_up_at_once)
-#define busy(s) (foreign(s) || last_attempt(s))
+/* An order that may be tried no more is not given up while its last attempt may be at work. */
+#define is_held (attempts[o] >= MAX_ATTEMPTS && last[o] && MUTANT != given_up_at_once)
 #define other (1 - me)
 
 inline release(s) {
@@ -118,10 +120,12 @@ inline reserve() {
   :: state[o] == queued && fresh && !wish[o] && !loaded -> reply = not_loaded
   :: else ->
      if :: MUTANT != no_attempts -> attempts[o]++ :: else fi;
+     if :: attempts[o] == MAX_ATTEMPTS -> last[o] = 1 :: else fi;
+     begun[me] = 1;
      if
      :: attempts[o] > MAX_ATTEMPTS ->
-        decided = failed;
-        if :: inside[other] && hand[other] == o && lock[X] == o -> violated(given_up_at_work) :: else fi
+        decided = failed; mine = LOCKS;  /* those of the worker that it killed last */
+        if :: PROMPT && begun[other] && hand[other] == o -> violated(given_up_at_work) :: else fi
      :: attempts[o] <= MAX_ATTEMPTS && fresh && (stock[X] < 1 || stock[Y] < 1) ->
         decided = rejected;
         if :: MUTANT == half_an_order && stock[X] -> stock[X]-- :: else fi
@@ -236,7 +240,7 @@ proctype Worker(byte me) {
 
 idle:
   atomic {
-    o = 0; mine = 0; inside[me] = 0; reply = 0; decided = 0; token = 0; undecided = 0; accept_lost = 0;
+    o = 0; mine = 0; inside[me] = 0; begun[me] = 0; reply = 0; decided = 0; token = 0; undecided = 0; accept_lost = 0;
 end:
     if
     :: message[A] -> o = A
@@ -245,7 +249,7 @@ end:
     fi;
     if
     :: message[o] = 0
-    :: atomic { !PROMPT && faults > 0 -> faults-- }   /* it comes again: the acknowledgement will be lost, or is late */
+    :: atomic { (!PROMPT || COPIES) && faults > 0 -> faults-- }   /* it comes again: the acknowledgement will be lost, or is late */
     fi
   };
   if
@@ -255,9 +259,9 @@ end:
   fi;
 
 reserving:
-  atomic { state[o] != queued || (!busy(X) && !busy(Y)) -> reserve() };
+  atomic { state[o] != queued || (!foreign(X) && !foreign(Y) && !is_held) -> reserve() };
   if
-  :: fault -> inside[me] = 0; goto reserving  /* the reply was lost: redis-py asks again, and knows of no lock */
+  :: fault -> begun[me] = 0; goto reserving  /* the reply was lost: redis-py asks again */
   :: fault -> goto away
   :: fault -> goto died
   :: POISON && o == A && decided == confirmed -> goto died
@@ -335,13 +339,12 @@ end:
 
 /* ---- What may happen at any moment ---- */
 
-/* Whoever waits for the locks of his order's last attempt has not got them. */
-#define locked_by(worker, each) (PROMPT && hand[worker] == each && (inside[worker] || attempts[each] < MAX_ATTEMPTS))
-#define runs_out(s) (lock[s] && !locked_by(0, lock[s]) && !locked_by(1, lock[s]) && MUTANT != no_expiry)
+#define runs_out(s) (lock[s] && !in_hand(lock[s]) && MUTANT != no_expiry)
+#define has_begun(each) (PROMPT && ((begun[0] && hand[0] == each) || (begun[1] && hand[1] == each)))
 
 /* accept.lua, for both orders; Redis may go back to it. `loaded` or not: counters may have been saved with it. */
 inline accept(each) {
-  state[each] = queued; attempts[each] = 0; wish[each] = 0; cancelling[each] = 0; held[each] = 0;
+  state[each] = queued; attempts[each] = 0; last[each] = 0; wish[each] = 0; cancelling[each] = 0; held[each] = 0;
   open[each] = (MUTANT != no_journal); message[each] = 1
 }
 
@@ -358,6 +361,8 @@ end:
   do
   :: atomic { runs_out(X) -> lock[X] = 0; printf("the lock of X runs out\n") }
   :: atomic { runs_out(Y) -> lock[Y] = 0; printf("the lock of Y runs out\n") }
+  :: atomic { last[A] && !has_begun(A) -> last[A] = 0 }
+  :: atomic { last[B] && !has_begun(B) -> last[B] = 0 }
   :: atomic { message[A] && faults > 0 -> faults--; message[A] = 0; printf("the message of order 1 is lost\n") }
   :: atomic { message[B] && faults > 0 -> faults--; message[B] = 0; printf("the message of order 2 is lost\n") }
   :: atomic { rollbacks > 0 -> rollbacks--; promised = 0; accept_both(); printf("Redis goes back\n") }

@@ -29,7 +29,9 @@ class Search:
     @property
     def definitions(self) -> dict[str, str]:
         """Everything that `protocol.pml` wants defined."""
-        calm = dict.fromkeys(("FAULTS", "ROLLBACKS", "CANCELS", "POISON", "PROMPT"), 0) | {"LOCKS": 1}
+        calm = dict.fromkeys(("FAULTS", "ROLLBACKS", "CANCELS", "POISON", "COPIES", "PROMPT"), 0) | {
+            "LOCKS": 1
+        }
         chosen = calm | self.world | {"LIVENESS": int(self.liveness)}
         return {name: str(value) for name, value in chosen.items()} | {"MUTANT": self.mutant}
 
@@ -57,6 +59,7 @@ SEARCHES: Final = (
     _safe("any three faults", FAULTS=3),
     _safe("any two faults, no locks", FAULTS=2, LOCKS=0),
     _safe("any two faults, nobody outlives his lock", FAULTS=2, PROMPT=1, quick=True),
+    _safe("any two faults and copies of messages, nobody outlives his lock", FAULTS=2, COPIES=1, PROMPT=1),
     _safe("an order that kills its workers", FAULTS=1, POISON=1),
     _safe("a client cancels", FAULTS=1, CANCELS=1),
     _safe("Redis goes back", FAULTS=1, ROLLBACKS=1),
@@ -76,7 +79,7 @@ SEARCHES: Final = (
     _without("no_journal", "not_at_rest", FAULTS=1),
     _without("no_sweeper", "not_at_rest", FAULTS=1, quick=True),
     _without("no_attempts", NEVER_RESTS, POISON=1),
-    _without("given_up_at_once", "given_up_at_work", FAULTS=2),
+    _without("given_up_at_once", "given_up_at_work", FAULTS=2, PROMPT=1, COPIES=1),
     _without("check_then_take", "promised_twice"),
     _without("half_an_order", "units_do_not_add_up"),
     _without("taken_again", "units_do_not_add_up", FAULTS=1),
