@@ -62,8 +62,8 @@ class Rules:
 
     The wait is longer than a lock's life, so that a dead holder's lock never outlasts it, and shorter than the worker's
     task limit. `is_alone`: whether an order that kills this process does it to no other one. Where it does, in a batch, no
-    order makes its last attempt of several: none is given up for what another one did. `attempt_ms`: how long an attempt may
-    take. An order is given up so long after it began its last one.
+    order makes its last attempt of several: none is given up for what another one did. `attempt_ms`: how long its last
+    attempt may take, after which an order is given up (0: it is not waited for).
     """
 
     lock_ttl_ms: int = keys.LOCK_TTL_MS

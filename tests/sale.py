@@ -219,8 +219,11 @@ class Sale(RuleBasedStateMachine):
         at=some_number,
     )
     def lose(self, what: str, at: int) -> None:
-        """A lock runs out, its holder does not know; Redis loses a counter or a key, or is told SCRIPT FLUSH."""
+        """A lock and the time of last attempts run out, and who is at work does not know; Redis loses a counter or a key, or
+        is told SCRIPT FLUSH."""
         sku = self.skus[at % 2]
+        if what == "a lock ran out":
+            self.client.delete(*map(keys.last_attempt, self.shown))
         names = {
             "a lock ran out": keys.lock(sku),
             "a counter was lost": keys.stock(sku),
@@ -285,7 +288,8 @@ class Sale(RuleBasedStateMachine):
         self.account_for_all()
 
     def heal(self) -> None:
-        """What the sweeper and the workers do in some seconds."""
+        """What the sweeper and the workers do in some seconds, in which what was begun before is over."""
+        self.client.delete(*map(keys.last_attempt, self.shown))
         HOUSEKEEPING["enqueue"](self.client)
         while message := self.client.rpop(keys.ORDER_QUEUE):
             do(self.client, message, self.rules)

@@ -18,7 +18,7 @@ from tests.builders import a_sku, accepted, an_order, free_in_redis, status_in_b
 from tests.interleaving import Story, Work
 
 LOCKS, NO_LOCKS = Rules(), Rules(lock_ttl_ms=0)
-LAST_ATTEMPT = Rules(lock_ttl_ms=0, max_attempts=1)
+LAST_ATTEMPT = Rules(lock_ttl_ms=0, max_attempts=1, attempt_ms=0)
 
 
 def on_sale(client: "redis.Redis") -> str:

@@ -74,8 +74,8 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "an order takes all its lines or none",
         "reserve.lua",
-        "if #short > 1 then return short end",
-        "",
+        "if refusal or #short > 1 then return refusal or short end",
+        "if refusal then return refusal end",
         test_fulfilment.test_an_order_takes_every_line_or_none,
     ),
     (

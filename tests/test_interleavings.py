@@ -172,8 +172,8 @@ CONTROLS: list[tuple[str, str, str, str, Tell]] = [
     (
         "a reservation is taken once",
         "reserve.lua",
-        "if not held then",
-        "if true then",
+        "held and 0 or last",
+        "last",
         partial(stories.one_order_for_two_workers, rules=NO_LOCKS),
     ),
     (

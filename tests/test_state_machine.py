@@ -27,11 +27,11 @@ SEED = int(os.environ.get("STATE_MACHINE_SEED", "0")) or (random.getrandbits(32)
 #: Sales in a search. What is rare may not have happened in one: what a sale meets depends a little on how fast its processes
 #: are. Then further ones, shorter.
 SALES, FURTHER_SALES, SEARCHES = 100, 40, 5
-#: Locks run out when a story says so, not when a machine is slow.
+#: Locks, and the time of a last attempt, run out when a story says so, not when a machine is slow.
 LONG_MS = 600_000
 #: Nobody waits for a lock: whoever finds it taken comes again.
-LOCKS = Rules(lock_wait_s=0, lock_ttl_ms=LONG_MS)
-NO_LOCKS = Rules(lock_wait_s=0, lock_ttl_ms=0)
+LOCKS = Rules(lock_wait_s=0, lock_ttl_ms=LONG_MS, attempt_ms=LONG_MS)
+NO_LOCKS = Rules(lock_wait_s=0, lock_ttl_ms=0, attempt_ms=LONG_MS)
 
 
 @pytest.fixture

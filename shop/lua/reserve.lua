@@ -1,8 +1,8 @@
 -- Reserves stock for orders, in the order given: every line of an order or none of it. Idempotent by order id.
 --
 -- KEYS 1 reservations, 2 orders:open
--- ARGV 1 now ms, 2 lock time-to-live ms (0 = take no locks), 3 attempts allowed, 4 and in company, 5 ms that one may take,
---      6 sweep at ms; then per order (1,000 at most): id, token of a new reservation, number of lines, then per line: sku, units
+-- ARGV 1 now ms, 2 lock time-to-live ms (0 = take no locks), 3 attempts allowed, 4 and in company, 5 ms that the last may take
+--      (0 = it is not waited for), 6 sweep at ms; then per order (1,000 at most): id, token of a new reservation, number of lines, then per line: sku, units
 -- REPLY JSON, per order: {'reserved', token, lock owner, sku, ...} | {'short', sku, free, ...} | {'busy', sku} | {'not_loaded', sku, ...}
 --                | {'ended', status} | {'cancelled'} | {'held'} | {'exhausted'} | {'unrecorded'} | {'paused'} | {'broken'}
 --   'reserved': names the SKUs whose locks this call took for `lock owner`. 'busy': another order has the SKU's lock. 'held': it may
@@ -18,7 +18,8 @@ local owners, left, reserved, sweeps = {}, {}, {}, {}
 local function refused(id, record, attempts)
   if attempts >= allowed and call('EXISTS', 'last_attempt:' .. id) == 0 then return {'exhausted'} end
   if attempts >= in_company then return {'held'} end
-  if call('HINCRBY', record, 'attempts', 1) == allowed then call('SET', 'last_attempt:' .. id, '', 'PX', ARGV[5]) end
+  local is_last = call('HINCRBY', record, 'attempts', 1) == allowed
+  if is_last and ARGV[5] ~= '0' then call('SET', 'last_attempt:' .. id, '', 'PX', ARGV[5]) end
 end
 
 local function reserve(id, new_token, first, last)
@@ -50,8 +51,7 @@ local function reserve(id, new_token, first, last)
   end
   if #missing > 1 then return missing end
   local refusal = token ~= new_token and refused(id, record, tonumber(attempts) or 0)  -- else the answer to this call was lost
-  if refusal then return refusal end
-  if #short > 1 then return short end
+  if refusal or #short > 1 then return refusal or short end
   for at = first, held and 0 or last, 2 do
     left[ARGV[at]] = string.format('%.0f', (left[ARGV[at]] or found[at + 1 - before]) - ARGV[at + 1])
   end

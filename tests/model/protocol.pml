@@ -120,8 +120,9 @@ inline reserve() {
   :: state[o] == queued && fresh && !wish[o] && !loaded -> reply = not_loaded
   :: else ->
      if :: MUTANT != no_attempts -> attempts[o]++ :: else fi;
-     if :: attempts[o] == MAX_ATTEMPTS -> last[o] = 1 :: else fi;
-     begun[me] = 1;
+     /* Where anybody may be slow, that may be over at any moment: it forbids nothing. */
+     if :: attempts[o] == MAX_ATTEMPTS -> last[o] = PROMPT :: else fi;
+     begun[me] = PROMPT;
      if
      :: attempts[o] > MAX_ATTEMPTS ->
         decided = failed; mine = LOCKS;  /* those of the worker that it killed last */
@@ -408,7 +409,8 @@ end:
   :: atomic { oversells(X) || oversells(Y) -> violated(oversold) }
   :: atomic { rollbacks == ROLLBACKS && (stock[X] < 0 || stock[Y] < 0) -> violated(promised_twice) }
   :: atomic { rollbacks == ROLLBACKS && loaded && (!adds_up(X) || !adds_up(Y)) -> violated(units_do_not_add_up) }
-  :: atomic { PROMPT && inside[0] && inside[1] && hand[0] != hand[1] -> violated(locks_do_not_exclude) }
+  /* Whoever settles an order takes its lock from its copies, which have nothing to do any more. */
+  :: atomic { PROMPT && !COPIES && inside[0] && inside[1] && hand[0] != hand[1] -> violated(locks_do_not_exclude) }
   :: atomic { timeout -> if :: at_rest :: else -> violated(not_at_rest) fi }
   fi
 }
