@@ -175,7 +175,7 @@ def _must_ask_again(order: Order, reply: list[Any], batch: _Batch, client: TextR
 
 def _held(order_id: str, word: str) -> Held:
     if word == "held":
-        return Held(by=LastAttempt("tried for the last time: alone, or just now"))
+        return Held(by=LastAttempt("its last attempt is made alone, or began less than 5 s ago"))
     return Held(by=BrokenKey.of(keys.order(order_id)))
 
 

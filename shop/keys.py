@@ -47,7 +47,7 @@ def order(order_id: str) -> str:
 
 
 def last_attempt(order_id: str) -> str:
-    """Exists while an order that may be tried no more may be at work for the last time; scripts name it themselves."""
+    """Exists for a while after the last attempt that an order is allowed began; scripts name it themselves."""
     return f"last_attempt:{order_id}"
 
 
@@ -124,7 +124,7 @@ SPECS: Final = (
         type="string",
         lifetime_s=LOCK_TTL_MS / 1000,
         owner="shop.fulfilment",
-        meaning="an order that may be tried no more was begun just now, and may end yet",
+        meaning="the last attempt that an order is allowed began just now, and may end it yet",
     ),
     KeySpec(
         pattern=OPEN_ORDERS,

@@ -1,9 +1,9 @@
 """What may be asked of a worker about orders, and what happens when it fails.
 
-An order that ends is a task that succeeds, whatever its end, but for `failed`. A store that is away, or whose keys somebody
-has broken, a lock that stays taken and a task that takes too long put the order back in line. Anything else is a bug: it is
-tried again too, because the order was promised an end, and each try counts; the count ends in Redis (`MAX_ATTEMPTS`), which
-survives the process.
+An order that ends is a task that succeeds, whatever its end, but for `failed`. A store that is away, or whose keys
+somebody has broken, a lock that stays taken, a task that takes too long and a last attempt that may be at work put the
+order back in line. Anything else is a bug: it is tried again too, because the order was promised an end, and each try
+counts; the count ends in Redis (`MAX_ATTEMPTS`), which survives the process.
 """
 
 import random
@@ -72,7 +72,8 @@ def fulfil_orders(bodies: Sequence[bytes]) -> list[Outcome]:
     """Bring many orders to their ends at once; the bodies are those of `fulfil_order`'s messages.
 
     Orders that meet a lock stay in line. What is no order of ours, or can't be confirmed or rejected, is left to
-    `fulfil_order`, which says what is wrong with it, and so is a last attempt. Raises `TryLater` where a store is away.
+    `fulfil_order`, which says what is wrong with it, and so is the last of several attempts. Raises `TryLater` where a
+    store is away.
     """
     reach("worker.received")
     orders = [_order_in(body) for body in bodies]

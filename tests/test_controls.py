@@ -44,7 +44,7 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         ),
     ),
     (
-        "a call whose answer was lost counts one attempt",
+        "a call that has reserved and is asked again counts one attempt",
         "reserve.lua",
         "token ~= new_token and refused",
         "refused",

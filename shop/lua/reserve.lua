@@ -1,12 +1,12 @@
 -- Reserves stock for orders, in the order given: every line of an order or none of it. Idempotent by order id.
 --
 -- KEYS 1 reservations, 2 orders:open
--- ARGV 1 now ms, 2 lock time-to-live ms (0 = take no locks), 3 attempts allowed, 4 and in company, 5 ms that the last may take
---      (0 = it is not waited for), 6 sweep at ms; then per order (1,000 at most): id, token of a new reservation, number of lines, then per line: sku, units
+-- ARGV 1 now ms, 2 lock time-to-live ms (0 = take no locks), 3 attempts allowed, 4 those in a batch, 5 ms that the last may take
+--      (0 = it is not waited for), 6 sweep at ms; then per order (1,000 at most): id, token of a new reservation, lines, sku, units, ...
 -- REPLY JSON, per order: {'reserved', token, lock owner, sku, ...} | {'short', sku, free, ...} | {'busy', sku} | {'not_loaded', sku, ...}
 --                | {'ended', status} | {'cancelled'} | {'held'} | {'exhausted'} | {'unrecorded'} | {'paused'} | {'broken'}
---   'reserved': names the SKUs whose locks this call took for `lock owner`. 'busy': another order has the SKU's lock. 'held': it may
---   not begin in this company, or not now. 'not_loaded': no integer in `estoque:`. 'unrecorded': lost. 'broken': its key is no record.
+--   'reserved': names the SKUs whose locks this call took for `lock owner`. 'busy': another order has the SKU's lock. 'held': it may not
+--   begin in a batch, or not now. 'not_loaded': no integer in `estoque:`. 'unrecorded': Redis lost it. 'broken': its key is no record.
 local call, paused = redis.call, redis.call('EXISTS', 'pause:fulfilment') == 1
 local now, lock_ttl, allowed, in_company = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 call('ZCARD', KEYS[2])  -- fails where that is no journal: now, with no attempt counted and nothing taken
@@ -14,7 +14,7 @@ call('ZCARD', KEYS[2])  -- fails where that is no journal: now, with no attempt 
 local owners, left, reserved, sweeps = {}, {}, {}, {}
 
 -- Counts an attempt, or says why there is none. Copies of a message may wait for one lock and begin in the same moment: one more
--- than are allowed would give the order up while those before it bring it to its end. So it is held until they must be over.
+-- than are allowed would give the order up while those before it bring it to its end. So it is held as long as locks live.
 local function refused(id, record, attempts)
   if attempts >= allowed and call('EXISTS', 'last_attempt:' .. id) == 0 then return {'exhausted'} end
   if attempts >= in_company then return {'held'} end
