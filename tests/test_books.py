@@ -1,6 +1,7 @@
 """What PostgreSQL takes and what it refuses, whatever Redis says."""
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.db import DatabaseError, connection, transaction
@@ -10,7 +11,7 @@ from shop.books import Decision, Refused
 from shop.domain import LineShortage, Order, Reason, ReasonCode, Status
 from shop.models import Order as OrderRow
 from shop.models import OrderLine, Product, StockMovement
-from tests.builders import a_sku, an_order, at_once
+from tests.builders import a_sku, an_order, at_once, wait_until
 
 
 def confirmed(order: Order, token: str = "token") -> Decision:
@@ -98,6 +99,39 @@ def test_batches_over_the_same_skus_in_any_order_do_not_block_each_other() -> No
 
     assert [result for result in results if isinstance(result, Exception)] == []
     assert {product.confirmed for product in Product.objects.filter(sku__in=skus)} == {8 * 5 * 3}
+
+
+def test_products_are_counted_in_the_order_of_their_skus() -> None:
+    """So does whoever cancels: of two that want the same products the second waits, and never each for the other."""
+    name = uuid.uuid4().hex[:6]
+    skus = [f"{at:02} {name}" for at in range(40)]
+    for sku in reversed(skus):
+        a_sku(stock=10, sku=sku)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE shop_product")
+    batch = [confirmed(an_order((sku, 1))) for sku in skus[::3] + skus[1::3] + skus[2::3]]
+
+    with ThreadPoolExecutor() as pool, transaction.atomic():
+        Product.objects.select_for_update().get(sku=skus[20])
+        recording = pool.submit(at_once, lambda: books.record(batch))
+        wait_until(_somebody_waits_for_us, what="a batch that waits for a product")
+        not_taken = set(
+            Product.objects.filter(sku__in=skus)
+            .select_for_update(skip_locked=True)
+            .values_list("sku", flat=True)
+        )
+        transaction.set_rollback(True)
+
+    assert not_taken == set(skus[20:])
+    assert [isinstance(result, Exception) for result in recording.result()] == [False]
+
+
+def _somebody_waits_for_us() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+        )
+        return cursor.fetchone() is not None
 
 
 @pytest.mark.parametrize(

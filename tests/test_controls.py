@@ -260,9 +260,23 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "an unknown SKU can't be sold by the books",
         "persist.sql",
-        "THEN line.sku END, 'sale'",
-        "THEN line.sku ELSE line.sku END, 'sale'",
+        "WHEN NOT MATCHED THEN INSERT (sku) VALUES (NULL)",
+        "WHEN NOT MATCHED THEN DO NOTHING",
         test_books.test_the_books_refuse_a_sku_that_does_not_exist,
+    ),
+    (
+        "products are counted in SKU order",
+        "persist.sql",
+        """ ORDER BY sku COLLATE "C\"""",
+        "",
+        test_books.test_products_are_counted_in_the_order_of_their_skus,
+    ),
+    (
+        "the planner can't take products in its own order",
+        "persist.sql",
+        "= ANY (ARRAY[sale.sku])",
+        "= sale.sku",
+        test_books.test_products_are_counted_in_the_order_of_their_skus,
     ),
     (
         "a paused intake takes nothing",
