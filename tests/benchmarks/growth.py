@@ -20,8 +20,12 @@ SKUS: Final = (10, 100, 1_000, 10_000, 100_000)
 LINES: Final = (1, 3, 10, 30, 100, 300, 1_000)
 PROCESSES: Final = (1, 2, 4)
 ROUND_S: Final = 3.0
-#: Rounds at the last point of a curve, which is the one that is judged, and at those before it.
-LAST_TIMES, TIMES = 3, 1
+#: Rounds of each number of processes.
+TIMES: Final = 3
+#: Of two systems in turn the last point is the one that is judged: so many rounds of each, rather short than few,
+#: because a machine that others use too may do half as much a few seconds later.
+PAIRS: Final = 7
+PAIR_S: Final = 2.0
 FILL_BATCH: Final = 100_000
 
 #: Orders as they would have been stored: of three different SKUs each, spread over all of them, with their ledger.
@@ -128,7 +132,7 @@ def processes(bench: Bench) -> None:
         for cell in cells.values():
             bench.warm_up(cell)
         found: dict[int, list[Round]] = {n: [] for n in cells}
-        for _ in range(LAST_TIMES):
+        for _ in range(TIMES):
             for n, cell in cells.items():
                 found[n].append(bench.round(cell, ROUND_S))
         for n in PROCESSES:
@@ -155,7 +159,9 @@ def keep(bench: Bench, curve: str, found: Point) -> None:
 
 def _pair(bench: Bench, curve: str, x: float, grown: Case, small: Case, *, is_last: bool) -> None:
     found, beside = [], []
-    for _ in range(LAST_TIMES if is_last else TIMES):
-        beside.append(bench.round(small, ROUND_S))
-        found.append(bench.round(grown, ROUND_S))
+    times, seconds = (PAIRS, PAIR_S) if is_last else (1, ROUND_S)
+    for number in range(times):
+        # Each comes first as often as second.
+        for case, rounds in ((small, beside), (grown, found))[:: 1 - 2 * (number % 2)]:
+            rounds.append(bench.round(case, seconds))
     keep(bench, curve, point(x, found, beside))

@@ -34,9 +34,9 @@ class Step:
 
 GROWTH: Final[Mapping[str, Step]] = {
     "stored": Step(
-        meaning="0 to 1,000,000 orders stored in PostgreSQL", seconds=135, measure=growth.stored_orders
+        meaning="0 to 1,000,000 orders stored in PostgreSQL", seconds=150, measure=growth.stored_orders
     ),
-    "skus": Step(meaning="10 to 100,000 SKUs", seconds=65, measure=growth.skus),
+    "skus": Step(meaning="10 to 100,000 SKUs", seconds=80, measure=growth.skus),
     "lines": Step(meaning="1 to 1,000 lines per order", seconds=25, measure=growth.lines),
     "pollers": Step(meaning="0 to 5,000 clients in a long poll", seconds=45, measure=waiting.pollers),
     "backlog": Step(meaning="0 to 200,000 messages waiting", seconds=80, measure=waiting.backlog),
