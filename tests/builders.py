@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import redis
+from django.db import connection
 
 import shop
 from shop import catalogue, intake, keys, reconciliation, scripts
@@ -36,6 +37,14 @@ def the_sample_catalogue() -> None:
     items = [item for item in catalogue.read(SAMPLE_CATALOGUE) if item.sku != "X"]
     catalogue.store(items, reason="tests")
     catalogue.load_counters(redis_client(), items)
+
+
+def wipe_books() -> None:
+    """Leave nothing in PostgreSQL: neither products nor orders nor movements."""
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE shop_stockmovement DISABLE TRIGGER USER")
+        cursor.execute("TRUNCATE shop_order, shop_orderline, shop_product, shop_stockmovement")
+        cursor.execute("ALTER TABLE shop_stockmovement ENABLE TRIGGER USER")
 
 
 def an_order(*lines: tuple[str, int], client: str = "shop", key: str | None = None) -> Order:
@@ -95,8 +104,6 @@ def assert_at_rest(client: "redis.Redis") -> None:
 
 def at_once(*works: Callable[[], object]) -> list[object]:
     """Run all of these at the same moment, each in its own thread; their results, or what they raised."""
-    from django.db import connection
-
     barrier = threading.Barrier(len(works))
     results: list[object] = [None] * len(works)
 

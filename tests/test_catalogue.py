@@ -3,16 +3,21 @@
 import gzip
 import io
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import redis
 from django.core.management import CommandError, call_command
+from django.db import connection, connections, transaction
 
+from shop import books, catalogue
+from shop.domain import Status
 from shop.fulfilment import fulfil
 from shop.models import Product, StockMovement
-from tests.builders import a_sku, accepted, an_order, assert_at_rest, free_in_redis
+from tests.builders import a_sku, accepted, an_order, assert_at_rest, at_once, free_in_redis, wipe_books
 
 HEADER = "sku,name,price,stock\n"
 
@@ -202,3 +207,79 @@ def test_what_is_no_catalogue_is_refused_with_the_reason(
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"nowhere\.csv"):
         load(str(tmp_path / "nowhere.csv"))
+
+
+@pytest.mark.usefixtures("empty_books")
+def test_two_catalogues_at_once_wait_for_each_other_and_not_in_a_circle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(catalogue, "BATCH", 10)
+    listed = [
+        catalogue.Item(sku=f"new {at}", name="A product", price=Decimal("2.50"), stock=10)
+        for at in range(200)
+    ]
+
+    results = at_once(*(lambda: catalogue.store(listed) for _ in range(4)))
+
+    added = sorted(result.added if isinstance(result, catalogue.Stored) else -1 for result in results)
+    assert added == [0, 0, 0, 200]
+
+
+@pytest.fixture
+def empty_books() -> Iterator[None]:
+    """Books without a product, and without those of the test afterwards."""
+    wipe_books()
+    yield
+    wipe_books()
+
+
+@pytest.mark.usefixtures("empty_books")
+@pytest.mark.parametrize("first_batch", [11, 500])
+def test_a_worker_looks_products_up_as_soon_as_a_catalogue_grows(
+    monkeypatch: pytest.MonkeyPatch, first_batch: int
+) -> None:
+    """Its statement was planned for ten products, all of which it read for each one sold.
+
+    It looks them up before the new ones are committed, also where only one of the first that are written is new.
+    """
+    monkeypatch.setattr(catalogue, "BATCH", first_batch)
+    skus = [a_sku(stock=1_000) for _ in range(10)]
+    listed = [
+        catalogue.Item(sku=sku, name="A product", price=Decimal("2.50"), stock=10)
+        for sku in (*skus, *(f"new {at}" for at in range(1_000)))
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE shop_product")
+    read: list[int] = []
+
+    with ThreadPoolExecutor(max_workers=1) as worker:
+
+        def sell() -> int:
+            return worker.submit(_products_read_by_a_sale, skus).result()
+
+        try:
+            before = [sell() for _ in range(10)]  # so often that the plan is kept
+            catalogue.store(listed, progress=lambda _: read.append(sell()))
+        finally:
+            worker.submit(connections.close_all).result()
+
+    assert before == [10 * len(skus)] * 10
+    assert set(read[len(read) // 2 :]) == {0}
+
+
+def _products_read_by_a_sale(skus: list[str]) -> int:
+    """Sell one unit of each; how many products PostgreSQL went through for it, other than by an index."""
+    decision = books.Decision(
+        order=an_order(*((sku, 1) for sku in skus)), status=Status.CONFIRMED, token="token"
+    )
+    with transaction.atomic():
+        before = _products_read()
+        books.record([decision])
+        return _products_read() - before
+
+
+def _products_read() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'shop_product'")
+        (read,) = cursor.fetchone() or (0,)
+    return int(read)

@@ -14,6 +14,7 @@ from django.db import connection
 from shop import fulfilment, pauses, scripts, stores
 from shop.domain import Status
 from tests import test_books, test_clocks, test_fulfilment, test_lua, test_oracles, test_pauses, test_sweeper
+from tests.builders import wipe_books
 
 Watch = Callable[..., None]
 
@@ -320,10 +321,7 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
 def books_wiped_afterwards() -> Iterator[None]:
     """What a system without its safeguard wrote must not stay in the books of other tests."""
     yield
-    with connection.cursor() as cursor:
-        cursor.execute("ALTER TABLE shop_stockmovement DISABLE TRIGGER USER")
-        cursor.execute("TRUNCATE shop_order, shop_orderline, shop_product, shop_stockmovement")
-        cursor.execute("ALTER TABLE shop_stockmovement ENABLE TRIGGER USER")
+    wipe_books()
 
 
 @pytest.fixture
