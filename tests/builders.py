@@ -124,6 +124,15 @@ def at_once(*works: Callable[[], object]) -> list[object]:
     return results
 
 
+def somebody_waits_for_us() -> bool:
+    """Whether another connection to PostgreSQL waits for what this one has locked."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+        )
+        return cursor.fetchone() is not None
+
+
 def wait_until(
     condition: Callable[[], object], *, timeout_s: float = 30, what: str = "the condition"
 ) -> None:

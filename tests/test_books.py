@@ -12,7 +12,7 @@ from shop.books import Decision, Refused
 from shop.domain import LineShortage, Order, Reason, ReasonCode, Status
 from shop.models import Order as OrderRow
 from shop.models import OrderLine, Product, StockMovement
-from tests.builders import a_sku, an_order, at_once, wait_until
+from tests.builders import a_sku, an_order, at_once, somebody_waits_for_us, wait_until
 
 
 def confirmed(order: Order, token: str = "token") -> Decision:
@@ -118,7 +118,7 @@ def test_products_are_counted_in_the_order_of_their_skus() -> None:
     with ThreadPoolExecutor() as pool, transaction.atomic():
         Product.objects.select_for_update().get(sku=skus[20])
         recording = pool.submit(at_once, lambda: _with_hash_joins(lambda: books.record(batch)))
-        wait_until(_somebody_waits_for_us, what="a batch that waits for a product")
+        wait_until(somebody_waits_for_us, what="a batch that waits for a product")
         not_taken = set(
             Product.objects.filter(sku__in=skus)
             .select_for_update(skip_locked=True)
@@ -136,14 +136,6 @@ def _with_hash_joins(work: Callable[[], object]) -> object:
         cursor.execute("SET enable_nestloop = off")
         cursor.execute("SET enable_mergejoin = off")
     return work()
-
-
-def _somebody_waits_for_us() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
-        )
-        return cursor.fetchone() is not None
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import gzip
 import io
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 
@@ -17,7 +17,17 @@ from shop import books, catalogue
 from shop.domain import Status
 from shop.fulfilment import fulfil
 from shop.models import Product, StockMovement
-from tests.builders import a_sku, accepted, an_order, assert_at_rest, at_once, free_in_redis, wipe_books
+from tests.builders import (
+    a_sku,
+    accepted,
+    an_order,
+    assert_at_rest,
+    at_once,
+    free_in_redis,
+    somebody_waits_for_us,
+    wait_until,
+    wipe_books,
+)
 
 HEADER = "sku,name,price,stock\n"
 
@@ -213,16 +223,25 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_two_catalogues_at_once_wait_for_each_other_and_not_in_a_circle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The second has the last of the first's products, and begins when the first has begun."""
     monkeypatch.setattr(catalogue, "BATCH", 10)
     listed = [
-        catalogue.Item(sku=f"new {at}", name="A product", price=Decimal("2.50"), stock=10)
-        for at in range(200)
+        catalogue.Item(sku=f"{at:02}", name="A product", price=Decimal("2.50"), stock=10) for at in range(20)
     ]
+    second: list[Future[list[object]]] = []
 
-    results = at_once(*(lambda: catalogue.store(listed) for _ in range(4)))
+    with ThreadPoolExecutor() as pool:
 
-    added = sorted(result.added if isinstance(result, catalogue.Stored) else -1 for result in results)
-    assert added == [0, 0, 0, 200]
+        def begin_the_second(_: int) -> None:
+            if not second:
+                second.append(pool.submit(at_once, lambda: catalogue.store(listed[10:])))
+                wait_until(somebody_waits_for_us, what="a catalogue that waits")
+
+        first = catalogue.store(listed, progress=begin_the_second)
+
+    (stored,) = second[0].result()
+    assert isinstance(stored, catalogue.Stored)
+    assert (first.added, stored.added) == (20, 0)
 
 
 @pytest.fixture
