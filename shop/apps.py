@@ -17,14 +17,13 @@ class ShopConfig(AppConfig):
 
     def ready(self) -> None:
         """In every process, as soon as it can log."""
-        from shop import fail_points, storage_check, tracing  # noqa: PLC0415 - logs are set up by now
+        from shop import fail_points, tracing  # noqa: PLC0415 - logs are set up by now
 
         if settings.SENTRY_DSN:
             _report_errors(settings.SENTRY_DSN)
         tracing.warn_if_missing()
         fail_points.warn_if_armed()
         checks.register(fail_points.check_unarmed, checks.Tags.security, deploy=True)
-        checks.register(storage_check.check_postgresql, checks.Tags.database)
 
 
 def _report_errors(dsn: str) -> None:

@@ -82,10 +82,8 @@ def store(items: Sequence[Item], *, reason: str = "", progress: Progress = lambd
     # In the order in which orders lock products, so that neither waits for the other in a circle.
     listed = sorted(items, key=lambda item: item.sku)
     added: set[str] = set()
-    renamed = analyzed = 0
-    with store_faults(), transaction.atomic(), connection.cursor() as cursor:
-        # What ANALYZE takes, at once: of two lists the second waits, rather than each for the other.
-        cursor.execute("LOCK TABLE shop_product IN SHARE UPDATE EXCLUSIVE MODE")
+    renamed = 0
+    with store_faults(), transaction.atomic():
         for at in range(0, len(listed), BATCH):
             batch = listed[at : at + BATCH]
             fresh = {
@@ -93,14 +91,13 @@ def store(items: Sequence[Item], *, reason: str = "", progress: Progress = lambd
             }
             renamed += len(rows("rename_products", **_columns([i for i in batch if i.sku not in fresh])))
             added |= fresh
-            # Workers whose statements were planned for a handful of products read all there are for each one sold, those
-            # that are not committed yet, too: 3 s for 64 orders beside 100,000. ANALYZE has them plan again, here and now.
-            if len(added) > 2 * analyzed:
-                cursor.execute("ANALYZE shop_product")
-                analyzed = len(added)
             progress(at + len(batch))
         reach("catalogue.before_load")
     reach("catalogue.after_books")
+    if added:
+        # Until PostgreSQL knows how many products there are, it would rather read all of them than look some up.
+        with store_faults(), connection.cursor() as cursor:
+            cursor.execute("ANALYZE shop_product")
     units = sum(item.stock for item in items if item.sku in added)
     return Stored(added=len(added), units=units, known=len(items) - len(added), renamed=renamed)
 

@@ -3,31 +3,16 @@
 import gzip
 import io
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import redis
 from django.core.management import CommandError, call_command
-from django.db import connection, connections, transaction
 
-from shop import books, catalogue
-from shop.domain import Status
 from shop.fulfilment import fulfil
 from shop.models import Product, StockMovement
-from tests.builders import (
-    a_sku,
-    accepted,
-    an_order,
-    assert_at_rest,
-    at_once,
-    free_in_redis,
-    somebody_waits_for_us,
-    wait_until,
-    wipe_books,
-)
+from tests.builders import a_sku, accepted, an_order, assert_at_rest, free_in_redis
 
 HEADER = "sku,name,price,stock\n"
 
@@ -217,88 +202,3 @@ def test_what_is_no_catalogue_is_refused_with_the_reason(
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"nowhere\.csv"):
         load(str(tmp_path / "nowhere.csv"))
-
-
-@pytest.mark.usefixtures("empty_books")
-def test_two_catalogues_at_once_wait_for_each_other_and_not_in_a_circle(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The second has the last of the first's products, and begins when the first has begun."""
-    monkeypatch.setattr(catalogue, "BATCH", 10)
-    listed = [
-        catalogue.Item(sku=f"{at:02}", name="A product", price=Decimal("2.50"), stock=10) for at in range(20)
-    ]
-    second: list[Future[list[object]]] = []
-
-    with ThreadPoolExecutor() as pool:
-
-        def begin_the_second(_: int) -> None:
-            if not second:
-                second.append(pool.submit(at_once, lambda: catalogue.store(listed[10:])))
-                wait_until(somebody_waits_for_us, what="a catalogue that waits")
-
-        first = catalogue.store(listed, progress=begin_the_second)
-
-    (stored,) = second[0].result()
-    assert isinstance(stored, catalogue.Stored)
-    assert (first.added, stored.added) == (20, 0)
-
-
-@pytest.fixture
-def empty_books() -> Iterator[None]:
-    """Books without a product, and without those of the test afterwards."""
-    wipe_books()
-    yield
-    wipe_books()
-
-
-@pytest.mark.usefixtures("empty_books")
-@pytest.mark.parametrize("first_batch", [11, 500])
-def test_a_worker_looks_products_up_as_soon_as_a_catalogue_grows(
-    monkeypatch: pytest.MonkeyPatch, first_batch: int
-) -> None:
-    """Its statement was planned for ten products, all of which it read.
-
-    It looks them up before the new ones are committed, also where only one of the first that are written is new.
-    """
-    monkeypatch.setattr(catalogue, "BATCH", first_batch)
-    skus = [a_sku(stock=1_000) for _ in range(10)]
-    listed = [
-        catalogue.Item(sku=sku, name="A product", price=Decimal("2.50"), stock=10)
-        for sku in (*skus, *(f"new {at}" for at in range(1_000)))
-    ]
-    with connection.cursor() as cursor:
-        cursor.execute("ANALYZE shop_product")
-    read: list[int] = []
-
-    with ThreadPoolExecutor(max_workers=1) as worker:
-
-        def sell() -> int:
-            return worker.submit(_products_read_by_a_sale, skus).result()
-
-        try:
-            before = [sell() for _ in range(10)]  # so often that the plan is kept
-            catalogue.store(listed, progress=lambda _: read.append(sell()))
-        finally:
-            worker.submit(connections.close_all).result()
-
-    assert min(before) >= len(skus)
-    assert set(read[len(read) // 2 :]) == {0}
-
-
-def _products_read_by_a_sale(skus: list[str]) -> int:
-    """Sell one unit of each; how many products PostgreSQL went through for it, other than by an index."""
-    decision = books.Decision(
-        order=an_order(*((sku, 1) for sku in skus)), status=Status.CONFIRMED, token="token"
-    )
-    with transaction.atomic():
-        before = _products_read()
-        books.record([decision])
-        return _products_read() - before
-
-
-def _products_read() -> int:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'shop_product'")
-        (read,) = cursor.fetchone() or (0,)
-    return int(read)

@@ -1,13 +1,10 @@
-"""A Redis that could lose what it is given is told loudly, and a PostgreSQL that is too old before it is relied on."""
+"""A Redis that could lose what it is given is told loudly."""
 
 import logging
 
 import pytest
 import redis
-from django.core.management import call_command
-from django.core.management.base import SystemCheckError
 
-from shop import storage_check
 from shop.storage_check import warn_about_redis
 
 
@@ -31,14 +28,3 @@ def test_unsafe_settings_of_redis_are_told(
 
 def test_safe_settings_are_not_mentioned(client: "redis.Redis") -> None:
     assert warn_about_redis() == []
-
-
-def test_migrate_refuses_a_postgresql_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_check, "POSTGRESQL_AT_LEAST", 1_000)
-
-    with pytest.raises(SystemCheckError, match=r"PostgreSQL \d+ is too old: 1000 or newer is needed"):
-        call_command("migrate", verbosity=0, skip_checks=False)
-
-
-def test_migrate_takes_a_postgresql_that_is_new_enough() -> None:
-    call_command("migrate", verbosity=0, skip_checks=False)

@@ -1,9 +1,9 @@
 -- Writes ended orders with their lines, counters and movements: all of them, or none if one of them may not be.
 -- An order that has a row already changes nothing. Refusals: constraint product_not_oversold (more units than are on
--- sale); NOT NULL of shop_product.sku (a SKU that does not exist).
--- Product rows are updated in SKU order, so that two statements can't wait for each other in a circle, and not locked
--- before, which would be half of their price. What keeps the order: no join but a nested loop can use ANY, and a left
--- join's loop begins with its left side, so the planner has no choice but to take the sales as they are sorted.
+-- sale); NOT NULL of shop_stockmovement.sku (a SKU that does not exist).
+-- Products are counted by an upsert, because it alone takes its rows in the order in which they are told, whatever the
+-- planner thinks: so two statements can't wait for each other in a circle, and rows are not looked up to be locked first.
+-- What it would insert is a product that does not exist; version 0, which no product has, gives it away.
 WITH inserted AS (
     INSERT INTO shop_order
         (id, client, status, customer, reference, fingerprint, reservation, reason, accepted_at, updated_at)
@@ -26,12 +26,14 @@ WITH inserted AS (
 ), sold AS (
     SELECT sku, sum(quantity)::bigint AS units FROM line WHERE status = 'confirmed' GROUP BY sku
 ), counted AS (
-    MERGE INTO shop_product AS product
-    USING (SELECT sku, units FROM sold ORDER BY sku COLLATE "C") AS sale ON product.sku = ANY (ARRAY[sale.sku])
-    WHEN MATCHED THEN UPDATE SET confirmed = product.confirmed + sale.units
-    WHEN NOT MATCHED THEN INSERT (sku) VALUES (NULL)
+    INSERT INTO shop_product (sku, name, price, on_sale, confirmed, version)
+    SELECT sku, '', 0, units, units, 0 FROM sold ORDER BY sku COLLATE "C"
+    ON CONFLICT (sku) DO UPDATE SET confirmed = shop_product.confirmed + excluded.confirmed
+    RETURNING sku, version
 ), moved AS (
     INSERT INTO shop_stockmovement (sku, kind, delta, order_id, client)
-    SELECT sku, 'sale', -quantity, order_id, client FROM line WHERE status = 'confirmed'
+    SELECT CASE WHEN sku NOT IN (SELECT counted.sku FROM counted WHERE version = 0) THEN line.sku END,
+           'sale', -quantity, order_id, client
+    FROM line WHERE status = 'confirmed'
 )
 SELECT id FROM inserted
