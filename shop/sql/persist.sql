@@ -3,7 +3,8 @@
 -- sale); NOT NULL of shop_stockmovement.sku (a SKU that does not exist).
 -- Products are counted by an upsert, because it alone takes its rows in the order in which they are told, whatever the
 -- planner thinks: so two statements can't wait for each other in a circle, and rows are not looked up to be locked first.
--- What it would insert is a product that does not exist; version 0, which no product has, gives it away.
+-- What it would insert is a product that does not exist; version 0, which no product has, gives it away. (IN, not
+-- a join: the planner can't know how many lines there are, and would join each with each.)
 WITH inserted AS (
     INSERT INTO shop_order
         (id, client, status, customer, reference, fingerprint, reservation, reason, accepted_at, updated_at)
