@@ -3,6 +3,9 @@
 import base64
 import json
 import os
+import re
+import socket
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -16,7 +19,6 @@ import msgspec
 import pytest
 
 from shop import keys, queue
-from shop.management.system import FLOWER_OPTIONS
 from shop.stores import redis_client
 from tests.builders import a_sku, an_order, wait_until
 from tests.running import System
@@ -28,6 +30,7 @@ class Flower:
     """A running Flower, asked over HTTP."""
 
     def __init__(self, port: int) -> None:
+        self._port = port
         self.url = f"http://127.0.0.1:{port}"
 
     def get(self, path: str, login: str | None = "operator:secret") -> tuple[int, Any]:
@@ -52,21 +55,31 @@ class Flower:
         except OSError:
             return 0, None
 
+    def listens_on(self, address: str) -> bool:
+        """Whether it takes connections on another address of this machine."""
+        try:
+            socket.create_connection((address, self._port), timeout=5).close()
+        except ConnectionRefusedError:
+            return False
+        return True
+
     def task(self, task_id: str) -> dict[str, Any]:
         """What is known of a task; empty while nothing is."""
         status, body = self.get(f"/api/task/info/{task_id}")
         return body if status == 200 else {}
 
 
+FLOWER = [sys.executable, "-m", "celery", "--app=workers.app", "flower"]
+
+
 @contextmanager
-def running_flower(folder: Path, **env: str) -> Iterator[Flower]:
-    """Flower as `up` starts it, behind a password."""
+def running_flower(folder: Path, *options: str, **env: str) -> Iterator[Flower]:
+    """Flower as anybody starts it, behind a password."""
     port = free_port()
     running = Flower(port)
-    argv = ["celery", "-A", "workers.app", "flower", *FLOWER_OPTIONS, "--address=127.0.0.1", f"--port={port}"]
     part = Part(
         name="flower",
-        argv=[sys.executable, "-m", *argv],
+        argv=[*FLOWER, f"--port={port}", *options],
         log=folder / f"flower-{port}.log",
         env={"FLOWER_BASIC_AUTH": "operator:secret", "PYTHONPATH": os.getcwd(), **env},
         is_ready=lambda: running.get("/healthcheck")[0] == 200,
@@ -105,9 +118,84 @@ def test_flower_opens_to_its_password_alone(flower: Flower) -> None:
     assert statuses == [401, 401, 200]
 
 
-@pytest.mark.parametrize("path", ["/", "/tasks", "/broker", "/task/x", "/api/workers", "/api/task/info/x"])
-def test_without_the_password_flower_shows_nothing(flower: Flower, path: str) -> None:
-    assert flower.get(path, login=None) == (401, None)
+#: What Flower shows without a password, because it says nothing: "OK", its own style sheets, and the way to sign in or out.
+SAYS_NOTHING = {"/healthcheck", "/static/x", "/login", "/logout", "x"}
+
+
+def addresses_of_flower() -> list[str]:
+    """One address for each of Flower's handlers."""
+    from flower.urls import handlers
+
+    routes = [each[0] if isinstance(each, tuple) else each.regex.pattern for each in handlers]
+    return [re.sub(r"\(?\.[*+]\)?", "x", route.removesuffix("$")).removesuffix("/?") for route in routes]
+
+
+def test_without_the_password_no_address_of_flower_shows_anything(flower: Flower) -> None:
+    addresses = {address for address in addresses_of_flower() if address not in SAYS_NOTHING}
+    told = {address: flower.get(address, login=None)[0] for address in addresses}
+    told |= {f"POST {address}": flower.post(address, login=None)[0] for address in addresses}
+
+    assert {"/", "/tasks", "/task/x", "/api/workers", "/metrics"} <= addresses
+    assert {address: status for address, status in told.items() if status not in {401, 405}} == {}
+    assert flower.get("/healthcheck", login=None) == (200, "OK")
+    assert flower.get("/metrics")[0] == 200
+
+
+def test_flower_listens_on_this_machine_alone(flower: Flower) -> None:
+    assert not flower.listens_on("127.0.0.2")
+
+
+def test_flower_as_it_comes_would_be_open_to_anyone(system: System) -> None:
+    nothing = system.folder / "nothing.py"
+    nothing.touch()
+
+    with running_flower(system.folder, FLOWER_CONF=str(nothing), FLOWER_BASIC_AUTH="") as careless:
+        assert careless.get("/metrics", login=None)[0] == 200
+        assert careless.listens_on("127.0.0.2")
+
+
+@pytest.mark.parametrize("options", [(), ("--conf=workers/flower.py",)])
+def test_flower_does_not_start_without_a_password(options: tuple[str, ...]) -> None:
+    env = {**os.environ, "FLOWER_BASIC_AUTH": ""}
+
+    ended = subprocess.run(
+        [*FLOWER, *options], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("Flower needs a login: set FLOWER_BASIC_AUTH=")
+    assert "Traceback" not in ended.stderr
+
+
+def read_by_flower(monkeypatch: pytest.MonkeyPatch, **told: Any) -> str:
+    """The address on which Flower would listen with these options. Raises SystemExit where it is refused."""
+    import flower.options  # noqa: F401 - first, because it defines options of its own
+    import tornado.options
+
+    given = {"basic_auth": ["operator:secret"], "auth": "", "address": "", **told}
+    options = tornado.options.OptionParser()
+    for name, value in given.items():
+        options.define(name, default=value, type=str, multiple=isinstance(value, list))
+    monkeypatch.setattr(tornado.options, "options", options)
+    options.parse_config_file("workers/flower.py", final=False)
+    return str(options.address)
+
+
+@pytest.mark.parametrize(
+    "logins",
+    [[], [""], [":"], ["operator"], ["operator:"], [":secret"], ["operator: "], ["operator:secret", ":"]],
+)
+def test_half_a_login_is_none(logins: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="FLOWER_BASIC_AUTH"):
+        read_by_flower(monkeypatch, basic_auth=logins)
+
+
+def test_flower_starts_with_accounts_of_somebody_else_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_by_flower(monkeypatch, basic_auth=[], auth="me@example.com") == "127.0.0.1"
+
+
+def test_flower_listens_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_by_flower(monkeypatch, address="0.0.0.0") == "0.0.0.0"
 
 
 @pytest.mark.parametrize(("units", "result"), [(1, "confirmed"), (100, "rejected")])

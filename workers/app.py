@@ -4,6 +4,7 @@ It names the packages that hold the work by string only.
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,6 +18,8 @@ from workers.memory import keep_what_is_loaded
 from workers.time_limits import spare_the_idle
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
+# Flower reads it after this module. Without `--conf` it would otherwise show everything to anyone, on every address.
+os.environ.setdefault("FLOWER_CONF", str(Path(__file__).with_name("flower.py")))
 
 #: A message of which its worker has said nothing for so long is delivered again (`workers.transport`). It must be short: an
 #: order of a killed worker waits for it; and longer than any task may take: with kombu's own transport nothing is said.

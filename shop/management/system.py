@@ -30,9 +30,6 @@ WEB_MODULE: Final = "shop.web"
 #: but one thing after the other when the crowd has gone. 10 leaves it a tenth of what each of the others may have.
 WEB_NICENESS: Final = 10
 
-#: Its columns, and that it only watches.
-FLOWER_OPTIONS: Final = ("--conf=workers/flower.py",)
-
 
 class System:
     """Starts the parts in the right order, and tells people and scripts where they are."""
@@ -134,7 +131,7 @@ class System:
         ]
 
     def _flower(self, celery: list[str]) -> Part:
-        flower = [*celery, "flower", *FLOWER_OPTIONS, f"--address={LOOPBACK}", f"--port={self._flower_port}"]
+        flower = [*celery, "flower", f"--address={LOOPBACK}", f"--port={self._flower_port}"]
         login = {"FLOWER_BASIC_AUTH": self._flower_login}
         return replace(self._python("flower", flower, grace_s=5), env=self._env | login)
 
