@@ -5,6 +5,7 @@ SHA-256 of a key: keys are 256 random bits, so a slow hash would protect nothing
 """
 
 import hashlib
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from shop import keys
+from shop.domain import OWN_CLIENTS
 from shop.models import ApiKey
 from shop.round_trips import RoundTrips
 from shop.stores import StoreUnavailable, redis_client, store_faults, web_database, web_redis
@@ -40,8 +42,27 @@ def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+def name_refusal(client: str) -> str:
+    """Why no key can be made for a client of this name; empty where one can."""
+    if not re.fullmatch(NAME_PATTERN, client):
+        return "A client's name is 1 to 64 letters, digits, '.', '_' or '-'."
+    # In any case of letters, because people would take one for the other.
+    return f"{client} is a name of the shop itself: choose another." if client.lower() in OWN_CLIENTS else ""
+
+
+def own_names_with_keys() -> list[str]:
+    """The shop's own names that a key is good for, made before they were refused."""
+    alive = ApiKey.objects.filter(client__in=OWN_CLIENTS, revoked_at=None)
+    return list(alive.order_by("client").values_list("client", flat=True).distinct())
+
+
 def create_key(client: str, scopes: Sequence[str]) -> str:
-    """Make a new key for a client and return it; it can't be shown again. Redis learns it first here, then by itself."""
+    """Make a new key for a client and return it; it can't be shown again. Redis learns it first here, then by itself.
+
+    Raises ValueError for a client's name that is not allowed.
+    """
+    if refusal := name_refusal(client):
+        raise ValueError(refusal)
     key = f"rsv_{secrets.token_urlsafe(32)}"
     ApiKey.objects.create(digest=digest(key), client=client, scopes=list(scopes))
     # The key is good already, and would be lost with the error: the sweeper publishes it as soon as Redis is back.

@@ -23,6 +23,12 @@ SKU_PATTERN: Final = f"^[^{_INVISIBLE} ]+(?: +[^{_INVISIBLE} ]+)*$"
 #: No C0, DEL or C1 control character.
 TEXT_PATTERN: Final = r"^[^\u0000-\u001F\u007F-\u009F]+$"
 
+#: The client that owns the orders of all who buy on the shop's pages.
+STOREFRONT: Final = "storefront"
+#: Clients that are the shop itself. No API key is made for one: it would open what the shop does for others. The ledger's
+#: `staff:<user>` needs no place here, because no client's name holds a colon.
+OWN_CLIENTS: Final = frozenset({STOREFRONT})
+
 _SKU = re.compile(SKU_PATTERN)
 _TEXT = re.compile(TEXT_PATTERN)
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

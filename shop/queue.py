@@ -18,7 +18,7 @@ from kombu import Connection
 from kombu.exceptions import KombuError
 
 from shop import keys
-from shop.domain import Order
+from shop.domain import STOREFRONT, Order
 from shop.stores import StoreUnavailable
 from workers.app import app
 
@@ -130,4 +130,4 @@ def new_task_id() -> str:
 
 
 #: An order to build the template with, before the first one comes.
-EXAMPLE = Order(id=_ID, client="example", lines=(), fingerprint="", accepted_at_ms=0)
+EXAMPLE = Order(id=_ID, client=STOREFRONT, lines=(), fingerprint="", accepted_at_ms=0)

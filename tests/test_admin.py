@@ -601,6 +601,16 @@ def key_in(page: Shown) -> str:
     return found.group(1) if found else ""
 
 
+@pytest.mark.parametrize(
+    ("client", "why"), [("storefront", "name of the shop itself"), ("a:b", "1 to 64 letters")]
+)
+def test_no_api_key_is_made_under_a_name_that_is_not_allowed(staff: Staff, client: str, why: str) -> None:
+    page = new_key(staff, client)
+
+    assert (page.status, key_in(page)) == (422, "")
+    assert why in page.body
+
+
 def test_an_api_key_is_made_works_and_is_shown_this_once(system: System, staff: Staff) -> None:
     client, form = f"client-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
 

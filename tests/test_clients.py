@@ -3,11 +3,15 @@
 import time
 import uuid
 from collections.abc import Iterator
+from io import StringIO
 
 import pytest
 import redis
+from django.core.management import CommandError, call_command
+from django.core.management.base import SystemCheckError
 
 from shop import clients, keys
+from shop.models import ApiKey
 from shop.stores import StoreUnavailable, store_faults
 from tests.builders import wait_until
 from tests.running import System
@@ -121,3 +125,39 @@ def test_keys_are_stored_hashed(client: "redis.Redis") -> None:
     key = clients.create_key("hashed", ["orders"])
 
     assert not any(key in name or key in client.get(name) for name in client.scan_iter("api_key:*"))
+
+
+@pytest.mark.parametrize("name", ["storefront", "Storefront", "", "a:b", "a" * 65, "a\n"])
+def test_no_key_is_made_for_a_name_of_the_shop_s_own_or_for_what_is_no_name(name: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        clients.create_key(name, ["orders"])
+    with pytest.raises(CommandError, match="name"):
+        call_command("create_api_key", name)
+
+    assert not ApiKey.objects.filter(client=name).exists()
+
+
+def check() -> str:
+    """What `manage.py check` says of names; empty where it is content."""
+    try:
+        call_command("check", stdout=StringIO())
+    except SystemCheckError as error:
+        return str(error)
+    return ""
+
+
+def test_a_key_for_the_shop_s_own_name_that_exists_is_reported(client: "redis.Redis") -> None:
+    before = check()
+    ApiKey.objects.create(
+        digest=clients.digest("older than the rule"), client="storefront", scopes=["orders"]
+    )
+    try:
+        told = check()
+        clients.revoke_keys("storefront")
+        afterwards = check()
+    finally:
+        ApiKey.objects.filter(client="storefront").delete()
+
+    assert "(shop.E002) An API key is good for the client 'storefront'" in told
+    assert "revoke_api_key storefront" in told
+    assert (before, afterwards) == ("", "")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from workers.ports import free_port
+
 ROOT = Path(__file__).parent.parent
 #: What `.env.example` tells whoever serves people over TLS to set; the secrets are as long as those that are made.
 PRODUCTION = {
@@ -30,8 +32,11 @@ def warnings(**changes: str) -> str:
     return done.stderr if done.returncode else ""
 
 
-def test_a_production_configuration_passes_django_s_deployment_check() -> None:
-    assert warnings() == ""
+@pytest.mark.parametrize("database", ["there", "away"])
+def test_a_production_configuration_passes_django_s_deployment_check(database: str) -> None:
+    address = {"there": {}, "away": {"DATABASE_URL": f"postgresql://nobody@127.0.0.1:{free_port()}/nowhere"}}
+
+    assert warnings(**address[database]) == ""
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from django.db import connection
 from django.http import HttpResponse
 
 from shop.cancellation import request_cancel
-from shop.domain import Order
+from shop.domain import STOREFRONT, Order
 from shop.fulfilment import cancel, fulfil
 from shop.pages import watching
 from shop.pages.buyer import COOKIE, Buyer
-from shop.pages.orders import CLIENT, is_wish_recorded, order_of, shown_as
+from shop.pages.orders import is_wish_recorded, order_of, shown_as
 from shop.web.http import Request
 from tests.builders import a_sku, accepted, an_order
 from tests.test_web_stores import in_a_web_process
@@ -30,7 +30,7 @@ def buyer() -> Buyer:
 @pytest.fixture
 def order(client: "redis.Redis", buyer: Buyer) -> Order:
     """The buyer's order, confirmed."""
-    order = msgspec.structs.replace(an_order((a_sku(), 1), client=CLIENT), customer=buyer.id)
+    order = msgspec.structs.replace(an_order((a_sku(), 1), client=STOREFRONT), customer=buyer.id)
     fulfil(accepted(client, order), client=client)
     return order
 
@@ -74,7 +74,7 @@ def test_an_order_that_is_cancelled_between_two_reads_is_not_shown_as_confirmed(
         monkeypatch.setattr(watching, read.__name__, cancelled_after_the_first(read))
 
     async def story() -> list[str]:
-        await request_cancel(order.id, CLIENT)
+        await request_cancel(order.id, STOREFRONT)
         return [await watched(buyer, order), await watched(buyer, order)]
 
     assert in_a_web_process(story) == ["cancelled", "cancelled"]
@@ -85,7 +85,7 @@ def test_whoever_read_the_state_first_would_show_it_as_confirmed(
     client: "redis.Redis", buyer: Buyer, order: Order
 ) -> None:
     async def story() -> str:
-        await request_cancel(order.id, CLIENT)
+        await request_cancel(order.id, STOREFRONT)
         state = await order_of(buyer, order.id)
         assert state is not None
         await carried_out(client, order)
@@ -97,7 +97,7 @@ def test_whoever_read_the_state_first_would_show_it_as_confirmed(
 def test_a_wish_that_waits_is_told(buyer: Buyer, order: Order) -> None:
     async def story() -> list[str]:
         before = await watched(buyer, order)
-        await request_cancel(order.id, CLIENT)
+        await request_cancel(order.id, STOREFRONT)
         return [before, await watched(buyer, order)]
 
     assert in_a_web_process(story) == ["confirmed", "cancelling"]

@@ -6,7 +6,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.cache import cache
-from django.core.validators import RegexValidator
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -23,15 +23,18 @@ from shop.stores import StoreUnavailable
 FORM_LIFETIME_S = 86_400
 
 
+def _refuse_name(client: str) -> None:
+    if refusal := clients.name_refusal(client):
+        raise ValidationError(refusal)
+
+
 class ApiKeyForm(forms.Form):
     """A new key. `form`: the form's own name, so that it makes one key however often it is sent."""
 
     required_css_class = "required"
     client = forms.CharField(
         label="Client",
-        validators=[
-            RegexValidator(rf"^{clients.NAME_PATTERN}\Z", "1 to 64 letters, digits, '.', '_' or '-'.")
-        ],
+        validators=[_refuse_name],
         help_text="Who owns the orders made with the key. A client may have several keys.",
     )
     scopes = forms.MultipleChoiceField(

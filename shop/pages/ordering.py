@@ -28,11 +28,11 @@ from django.urls import reverse
 from django.views.decorators.http import require_POST
 
 from shop import intake
-from shop.domain import Line, Status, is_sku
+from shop.domain import STOREFRONT, Line, Status, is_sku
 from shop.intake import Accepted, Intake, IntakePaused, QueueFull, RateLimited, Replayed, Reused
 from shop.pages.answers import later, lead_to, may_be_away
 from shop.pages.buyer import BasketFull, Buyer, Tap, is_key
-from shop.pages.orders import CLIENT, order_of, orders, what_is_left
+from shop.pages.orders import order_of, orders, what_is_left
 from shop.pages.storefront import NO_QUANTITY, whole
 from shop.stores import StoreUnavailable
 from shop.web import metrics
@@ -78,7 +78,7 @@ async def _buy_now(request: HttpRequest, buyer: Buyer, sku: str) -> HttpResponse
 async def _of_the_past(request: HttpRequest, buyer: Buyer, key: str | None, back: str) -> HttpResponseBase:
     """A form that was sent before, or is of a page too old to order by: to the order of its key, or else `back`."""
     if key:
-        order_id = intake.derived_id("order", CLIENT, _full_key(buyer, key))
+        order_id = intake.derived_id("order", STOREFRONT, _full_key(buyer, key))
         if await order_of(buyer, order_id) is not None:
             messages.info(request, _PLACED_ALREADY)
             return _to_order(request, buyer, order_id)
@@ -121,7 +121,7 @@ async def _order(
     """Have an order taken in, and lead to it."""
     now = asyncio.get_running_loop().time()
     order = intake.new_order(
-        client=CLIENT,
+        client=STOREFRONT,
         key=_full_key(buyer, key),
         lines=lines,
         customer=buyer.id,

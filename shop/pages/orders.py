@@ -14,15 +14,13 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from shop import cancellation, results, waiting_line
 from shop.cancellation import Cancellation
-from shop.domain import Line, ReasonCode, Status
+from shop.domain import STOREFRONT, Line, ReasonCode, Status
 from shop.pages.answers import lead_to, may_be_away, page
 from shop.pages.buyer import Buyer
 from shop.pages.showing import total_of, with_offers
 from shop.results import OrderState
 from shop.stores import StoreUnavailable
 
-#: The client that owns the buyers' orders.
-CLIENT: Final = "storefront"
 #: What a queued or confirmed order is shown as while it is being cancelled.
 CANCELLING: Final = "cancelling"
 _CANCELLABLE: Final = frozenset({Status.QUEUED, Status.CONFIRMED})
@@ -30,7 +28,7 @@ _CANCELLABLE: Final = frozenset({Status.QUEUED, Status.CONFIRMED})
 
 async def order_of(buyer: Buyer, order_id: str) -> OrderState | None:
     """The buyer's order, None where there is none (or it is somebody else's). Raises `StoreUnavailable`."""
-    state = await results.find(order_id, CLIENT)
+    state = await results.find(order_id, STOREFRONT)
     return state if state is not None and state.order.customer == buyer.id else None
 
 
@@ -95,7 +93,7 @@ async def cancel(request: HttpRequest, order_id: uuid.UUID) -> HttpResponseBase:
     if state is None:
         raise Http404
     if request.method == "POST":
-        if await cancellation.request_cancel(str(order_id), CLIENT) is Cancellation.REFUSED:
+        if await cancellation.request_cancel(str(order_id), STOREFRONT) is Cancellation.REFUSED:
             messages.info(
                 request, "This order had ended before it could be cancelled. Nothing was taken for it."
             )

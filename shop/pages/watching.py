@@ -7,9 +7,9 @@ import msgspec
 from django.http import parse_cookie
 
 from shop import offers, results
-from shop.domain import Status
+from shop.domain import STOREFRONT, Status
 from shop.pages.buyer import COOKIE, Buyer
-from shop.pages.orders import CLIENT, is_wish_recorded, order_of, shown_as
+from shop.pages.orders import is_wish_recorded, order_of, shown_as
 from shop.pages.showing import stock_words
 from shop.pages.storefront import PRODUCTS_ON_A_PAGE
 from shop.waiting_line import line
@@ -40,7 +40,7 @@ async def order(request: Request, order_id: uuid.UUID) -> Answer:
     if state is None:
         raise Problem(kind=Kind.NOT_FOUND)
     if state.status is Status.QUEUED:
-        state = await results.wait(str(order_id), CLIENT, HELD_S) or state
+        state = await results.wait(str(order_id), STOREFRONT, HELD_S) or state
     shown, words = shown_as(state, is_wish_recorded=is_wished), ""
     if shown == Status.QUEUED:
         standing = await line.standing(str(order_id), state.order.accepted_at_ms)

@@ -1,12 +1,11 @@
 """`manage.py create_api_key NAME --scope orders --scope stock`"""
 
 import argparse
-import re
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from shop.clients import NAME_PATTERN, SCOPES, create_key
+from shop.clients import SCOPES, create_key, name_refusal
 
 
 class Command(BaseCommand):
@@ -25,6 +24,6 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Make it."""
-        if not re.fullmatch(NAME_PATTERN, options["name"]):
-            raise CommandError("a client's name is 1 to 64 letters, digits, '.', '_' or '-'")
+        if refusal := name_refusal(options["name"]):
+            raise CommandError(refusal)
         self.stdout.write(create_key(options["name"], sorted(set(options["scope"] or ["orders"]))))
