@@ -6,6 +6,7 @@ says about its neighbours (`@import`, `url(...)`) stays true without rewriting i
 
 import hashlib
 import re
+from calendar import timegm
 from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
@@ -15,8 +16,11 @@ from asgiref.sync import markcoroutinefunction
 from django.conf import settings
 from django.contrib.staticfiles import finders
 from django.contrib.staticfiles.storage import StaticFilesStorage
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotAllowed
+from django.utils.cache import get_conditional_response
 from whitenoise.middleware import WhiteNoiseMiddleware
+
+from shop.pages.byte_ranges import asked_part
 
 _DIGEST_CHARACTERS: Final = 12
 _ANY_RELEASE: Final = re.compile(rf"{re.escape(settings.STATIC_URL)}[0-9a-f]{{{_DIGEST_CHARACTERS}}}/")
@@ -28,9 +32,14 @@ def release_url() -> str:
     digest = hashlib.blake2b()
     for finder in finders.get_finders():
         for name, storage in sorted(finder.list(None), key=lambda found: found[0]):
-            digest.update(f"{name}\0".encode())
-            digest.update(Path(storage.path(name)).read_bytes())
+            digest.update(f"{name}\0{_digest(storage.path(name))}\0".encode())
     return f"{settings.STATIC_URL}{digest.hexdigest()[:_DIGEST_CHARACTERS]}/"
+
+
+@cache
+def _digest(path: str) -> str:
+    """The name of a file's content."""
+    return hashlib.blake2b(Path(path).read_bytes(), digest_size=12).hexdigest()
 
 
 class NamedByContent(StaticFilesStorage):
@@ -70,12 +79,22 @@ class StaticFiles(WhiteNoiseMiddleware):
         )
         return await self.get_response(request) if found is None else self.serve(found, request)
 
+    def add_cache_headers(self, headers: Any, path: str, url: str) -> None:
+        """Name a file by its content: by time and size alone, two releases may look alike to a client that has a part."""
+        super().add_cache_headers(headers, path, url)
+        headers["ETag"] = f'"{_digest(path)}"'
+
     @staticmethod
     def serve(static_file: Any, request: HttpRequest) -> HttpResponse:
         """The answer in one piece: the files are small, and Django would hand out an open one by a thread."""
-        answer = static_file.get_response(request.method, request.META)
-        content = b""
-        if answer.file is not None:
-            with answer.file:
-                content = answer.file.read()
-        return HttpResponse(content, status=int(answer.status), headers=dict(answer.headers))
+        if request.method not in {"GET", "HEAD"}:
+            return HttpResponseNotAllowed(["GET", "HEAD"])
+        path, headers = static_file.get_path_and_headers(
+            {}
+        )  # as it is: the middleware around this one packs it
+        fields = {name: value for name, value in headers if name != "Content-Length"}
+        whole = HttpResponse(Path(path).read_bytes(), headers=fields)
+        modified = timegm(static_file.last_modified)
+        answer = get_conditional_response(request, fields["ETag"], modified, whole)
+        assert answer is not None  # it is that of a file, or says why not
+        return asked_part(request, answer)

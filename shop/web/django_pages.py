@@ -1,11 +1,13 @@
 """Pages: requests that Django's own handler answers, and its answers in one piece."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 
+from shop.web.content_coding import accepts_gzip
 from shop.web.http import Answer, Request
 
 _django: Any = ASGIHandler()
@@ -44,6 +46,21 @@ async def page(request: Request) -> Answer:
     return answer
 
 
+def _headers(request: Request) -> Iterator[tuple[bytes, bytes]]:
+    """The headers as sent, but for two that Django and WhiteNoise do not read as RFC 9110 means them.
+
+    A part is asked for with GET alone (14.2), and it is one of the file as it is: packed, its bytes would be others.
+    """
+    asks_for_part = request.method == "GET" and b"range" in request.headers
+    for name, values in request.headers.items():
+        if name == b"accept-encoding":
+            if not asks_for_part and accepts_gzip(request.header(name)):
+                yield name, b"gzip"
+        elif name != b"range" or asks_for_part:
+            for value in values:
+                yield name, value.encode("latin-1")
+
+
 def _scope(request: Request) -> dict[str, Any]:
     """The request as ASGI describes it (ASGI 3.0, HTTP connection scope)."""
     return {
@@ -56,9 +73,7 @@ def _scope(request: Request) -> dict[str, Any]:
         "path": request.path,
         "query_string": request.query_string,
         "root_path": "",
-        "headers": [
-            (name, value.encode("latin-1")) for name, values in request.headers.items() for value in values
-        ],
+        "headers": list(_headers(request)),
         "client": request.peer,
         "server": None,
     }

@@ -18,6 +18,7 @@ from django.utils.safestring import SafeString, mark_safe
 from shop.client import OVERLOADED, REFUSALS, Overloaded, Unavailable
 from shop.domain import QUANTITY_MAX, SKU_MAX_LENGTH, Status
 from shop.web import examples, openapi, orders, parsing, wheel
+from shop.web.content_coding import accepts_gzip
 from shop.web.endpoints import OPERATIONS, SCOPES
 from shop.web.explanations import EXPLANATIONS
 from shop.web.http import Answer, Request
@@ -103,7 +104,7 @@ def _shown(request: Request, page: bytes) -> Answer:
     }
     if tag in request.header(b"if-none-match"):
         return Answer(status_code=304, headers=headers)
-    if "gzip" in request.header(b"accept-encoding"):
+    if accepts_gzip(request.header(b"accept-encoding")):
         headers["Content-Encoding"] = "gzip"
         page = _packed(page)
     return Answer(page, content_type="text/html; charset=utf-8", headers=headers)
