@@ -162,6 +162,7 @@ REFUSALS: Final[Mapping[str, type[Refused]]] = {
     "invalid-stock-movement": Invalid,
     "unauthorized": AccessDenied,
     "forbidden": AccessDenied,
+    "https-required": AccessDenied,
     "not-found": NotFound,
     "idempotency-key-reused": KeyReused,
     "not-cancellable": NotCancellable,

@@ -811,6 +811,9 @@ def test_staff_without_a_permission_sees_nothing_of_the_kind(system: System, thi
     ]
 
     assert statuses == [403] * 4
+    told = [line for line in system.log("web").splitlines() if "Permission denied" in line]
+    assert told
+    assert [line for line in told if "Traceback" in line] == []
 
 
 def test_nobody_gets_in_without_signing_in_or_acts_without_the_form_s_token(

@@ -347,7 +347,7 @@ def test_an_order_is_one_order_when_nginx_is_started_anew_while_orders_come(
         for buyer in buyers:
             buyer.join()
 
-    assert {system.end_of(order_id).body["status"] for order_id in ids} == {"confirmed"}
+    assert {shop.poll(order_id).body["status"] for order_id in ids} == {"confirmed"}
     assert len(set(ids)) == len(ids)
     wait_until(lambda: client.get(keys.stock(sku)) == str(10_000 - len(ids)), what="one unit for each order")
     assert_at_rest(client)

@@ -112,7 +112,8 @@ def test_only_api_keys_with_the_scope_are_let_in_and_others_are_told_why(
     scopes = [scope for requirement in operation["security"] for scope in requirement["apiKey"]]
 
     assert ("401" in operation["responses"]) == bool(operation["security"]) == path.startswith("/api/v1")
-    assert ("403" in operation["responses"]) == bool(scopes)
+    refusals = operation["responses"].get("403", {}).get("content", {}).get("application/problem+json", {})
+    assert ("forbidden" in refusals.get("examples", {})) == bool(scopes)
 
 
 @every_operation

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from functools import lru_cache
 
 import structlog
+from django.conf import settings
 from django.core.exceptions import TooManyFieldsSent
 from django.urls import Resolver404, ResolverMatch, get_resolver
 
@@ -25,6 +26,9 @@ log = structlog.get_logger()
 
 #: What Django's own handler serves.
 _PAGES = ("/admin/", "/static/", "/favicon.ico", "/products/", "/basket", "/orders", "/live/switch")
+
+#: What is asked from inside, where there is no TLS, and with no key.
+_ASKED_IN_CLEAR = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 @tracing.served
@@ -62,8 +66,21 @@ async def _answer(request: Request, answered: Callable[[Request], Awaitable[Answ
         return problem_answer(Problem(kind=Kind.INTERNAL_ERROR))
 
 
+def _require_https(request: Request) -> None:
+    """Raise `Problem` where TLS is wanted and the request came without, as `SecurityMiddleware` redirects pages.
+
+    The API redirects nothing: a key that was sent in clear must not go on working.
+    """
+    if settings.SECURE_SSL_REDIRECT and request.path not in _ASKED_IN_CLEAR:
+        # As Django reads what SECURE_PROXY_SSL_HEADER names.
+        scheme = request.header(b"x-forwarded-proto").partition(",")[0]
+        if scheme.strip() != "https":
+            raise Problem(kind=Kind.HTTPS_REQUIRED)
+
+
 async def _view(request: Request) -> Answer:
     """The answer of the API's view that the path leads to. Raises `Resolver404` and whatever the view raises."""
+    _require_https(request)
     found = _resolved(request.path)
     answer: Answer = await found.func(request, *found.args, **found.kwargs)
     return answer

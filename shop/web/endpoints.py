@@ -56,7 +56,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 SCOPES: Final = {"orders": "Place, read and cancel orders.", "stock": "Change the stock of products."}
 
-_KEY = (Kind.UNAUTHORIZED, Kind.INTERNAL_ERROR, Kind.UNAVAILABLE)
+_KEY = (Kind.HTTPS_REQUIRED, Kind.UNAUTHORIZED, Kind.INTERNAL_ERROR, Kind.UNAVAILABLE)
 _SCOPED = (*_KEY, Kind.FORBIDDEN)
 _BODY = (
     Kind.MALFORMED_JSON,

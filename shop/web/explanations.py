@@ -82,6 +82,14 @@ EXPLANATIONS: Final = {
         Key.UNUSED,
         Again.NO,
     ),
+    Kind.HTTPS_REQUIRED: Explanation(
+        "The request came over plain HTTP, and this shop is open over TLS alone. Nothing was done."
+        " It is not redirected, because a client that sends its key in clear by mistake should notice.",
+        "Use the `https` address. Anyone on the way may have read the API key: revoke it and have a new one made. For the"
+        " operator: does the proxy that takes TLS off set `X-Forwarded-Proto: https`?",
+        Key.UNUSED,
+        Again.NO,
+    ),
     Kind.NOT_FOUND: Explanation(
         "There is nothing at this address, or something that belongs to another client: both answers are the same to the"
         " byte, so that nobody can learn of other clients' orders.",

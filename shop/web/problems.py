@@ -44,6 +44,11 @@ class Kind(Enum):
         {"WWW-Authenticate": "Bearer"},
     )
     FORBIDDEN = (403, "Not allowed", "Use an API key that has the scope which this operation asks for.")
+    HTTPS_REQUIRED = (
+        403,
+        "HTTPS required",
+        "Send it to the https address with a new API key, for this one has crossed the network in clear.",
+    )
     NOT_FOUND = (404, "Not found", "Check the address: there is nothing here, or nothing that is yours.")
     METHOD_NOT_ALLOWED = (405, "Method not allowed", "Use one of the methods that the Allow header names.")
     NOT_CANCELLABLE = (
