@@ -17,10 +17,11 @@ COPY workers/haproxy.cfg /etc/haproxy/haproxy.cfg
 LABEL org.opencontainers.image.title="Reserva proxy" \
       org.opencontainers.image.description="One address in front of the web containers of Reserva."
 USER 10001:10001
-EXPOSE 8000
+EXPOSE 8000 8001
 # Soft stop: requests under way are answered first.
 STOPSIGNAL SIGUSR1
-CMD ["haproxy", "-db", "-f", "/etc/haproxy/haproxy.cfg"]
+# TRUSTED_PROXIES is separated by commas, as everywhere; HAProxy wants blanks.
+CMD ["sh", "-c", "export TRUSTED_PROXIES=\"$(echo \"$TRUSTED_PROXIES\" | tr , ' ')\" && exec haproxy -db -f /etc/haproxy/haproxy.cfg"]
 
 
 FROM python:3.11-slim-bookworm

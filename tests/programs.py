@@ -65,8 +65,9 @@ PROMETHEUS: Final = Program(("prometheus",), "prometheus", "test_prometheus.py")
 PROMTOOL: Final = Program(("promtool",), "prometheus", "test_prometheus.py")
 NGINX: Final = Program(("nginx",), "nginx-light", "test_nginx.py")
 PGBOUNCER: Final = Program(("pgbouncer",), "pgbouncer", "test_pgbouncer.py")
+HAPROXY: Final = Program(("haproxy",), "haproxy", "test_haproxy.py")
 
-ALL: Final = (CHROMIUM, PROMETHEUS, PROMTOOL, NGINX, PGBOUNCER)
+ALL: Final = (CHROMIUM, PROMETHEUS, PROMTOOL, NGINX, PGBOUNCER, HAPROXY)
 
 
 def uncollected(programs: Sequence[Program]) -> Iterator[str]:

@@ -149,8 +149,29 @@ def test_a_worker_is_judged_by_its_own_heartbeat() -> None:
 def test_nothing_is_reachable_from_other_machines() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
 
-    assert len(published) == 2
+    assert len(published) == 3
     assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_the_address_for_everyone_and_that_for_operators_are_two_ports_of_the_proxy() -> None:
+    inside = [port.rsplit(":", 1)[1] for port in SERVICES["proxy"]["ports"]]
+    bound = re.findall(r"^    bind :(\d+)", (ROOT / "workers" / "haproxy.cfg").read_text(), re.MULTILINE)
+
+    assert inside == bound == re.findall(r"\d+", re.findall("^EXPOSE (.+)", stage("proxy"), re.MULTILINE)[0])
+    assert f"/{bound[1]} " in " ".join(SERVICES["proxy"]["healthcheck"]["test"])
+    assert f"http://proxy:{bound[1]}" in SERVICES["secrets"]["command"][-1]
+
+
+def test_the_proxy_is_told_of_those_before_it_and_makes_a_list_of_them(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^CMD (.+)$", stage("proxy"), re.MULTILINE)
+    (tmp_path / "haproxy").write_text('#!/bin/sh\necho "$TRUSTED_PROXIES" "$@"')
+    (tmp_path / "haproxy").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TRUSTED_PROXIES": "10.0.0.5,fd00::/8"}
+
+    told = subprocess.run(json.loads(command), env=env, capture_output=True, text=True, check=True).stdout
+
+    assert "TRUSTED_PROXIES" in SERVICES["proxy"]["environment"]
+    assert told == "10.0.0.5 fd00::/8 -db -f /etc/haproxy/haproxy.cfg\n"
 
 
 def test_the_web_tier_is_served_as_by_make_up() -> None:
@@ -253,6 +274,16 @@ def contents(folder: Path) -> dict[str, str]:
 def test_secrets_are_made_once_and_kept(tmp_path: Path) -> None:
     make_secrets(tmp_path)
     made = contents(tmp_path)
+
+    make_secrets(tmp_path)
+
+    assert contents(tmp_path) == made
+
+
+def test_an_installation_of_before_gets_the_port_without_limits(tmp_path: Path) -> None:
+    make_secrets(tmp_path)
+    made = contents(tmp_path)
+    (tmp_path / "up.json").write_text(made["up.json"].replace("proxy:8001", "proxy:8000"))
 
     make_secrets(tmp_path)
 

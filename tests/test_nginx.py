@@ -10,7 +10,7 @@ import ssl
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,14 +23,12 @@ from shop.settings import MAX_BODY_BYTES
 from tests.builders import a_sku, assert_at_rest, wait_until
 from tests.pages import ROOT, Page
 from tests.programs import NGINX, Running
+from tests.proxies import ANY_OTHER, HOST, OURS, WAYS_ROUND, Behind, opened
 from tests.running import Answer, System
 from workers.ports import LOOPBACK, free_port
 from workers.processes import Part
 
 PAGE = Page(path=ROOT / "docs" / "go-live.md", text=(ROOT / "docs" / "go-live.md").read_text())
-HOST = "shop.example.com"
-#: Addresses of this machine that stand for those of the page's own network and for any other.
-OURS, ANY_OTHER = "127.0.0.2", "127.0.0.3"
 
 
 class Nginx(Running):
@@ -90,7 +88,7 @@ class Nginx(Running):
 
     def connect(self, address: str = OURS) -> http.client.HTTPSConnection:
         """A connection as from another address."""
-        connection = http.client.HTTPSConnection(HOST, timeout=40)
+        connection = http.client.HTTPSConnection(HOST, timeout=40, context=self._trusting)
         plain = socket.create_connection((LOOPBACK, self.port), timeout=40, source_address=(address, 0))
         connection.sock = self._trusting.wrap_socket(plain, server_hostname=HOST)
         return connection
@@ -108,49 +106,6 @@ pid {folder / "pid"};
 events {{ worker_connections 1024; }}
 http {{ access_log off; {scratch} include reserva.conf; }}
 """
-
-
-class Behind:
-    """The system as clients reach it: through nginx."""
-
-    def __init__(self, nginx: Nginx, api_key: str) -> None:
-        self.nginx = nginx
-        self._api_key = api_key
-
-    def send(
-        self,
-        method: str,
-        path: str,
-        body: object = None,
-        headers: Mapping[str, str] | None = None,
-        address: str = OURS,
-    ) -> Answer:
-        """One request on a connection of its own."""
-        connection = self.nginx.connect(address)
-        try:
-            raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-            sent = {"Authorization": f"Bearer {self._api_key}", "Content-Type": "application/json"}
-            connection.request(method, path, raw, {**sent, **(headers or {})})
-            response = connection.getresponse()
-            text = response.read().decode()
-            is_json = "json" in response.headers.get("Content-Type", "")
-            return Answer(
-                status=response.status, headers=response.headers, body=json.loads(text) if is_json else text
-            )
-        finally:
-            connection.close()
-
-    def place(self, sku: str, quantity: int = 1, key: str = "", **headers: str) -> Answer:
-        """Place an order."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        order = {"items": [{"sku": sku, "quantity": quantity}]}
-        return self.send(
-            "POST", "/api/v1/orders", order, {"Idempotency-Key": key or uuid.uuid4().hex, **named}
-        )
-
-    def poll(self, order_id: str, wait_s: int = 20) -> Answer:
-        """Ask what became of an order."""
-        return self.send("GET", f"/api/v1/orders/{order_id}", headers={"Prefer": f"wait={wait_s}"})
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +157,7 @@ def test_a_long_poll_outlives_a_new_configuration(shop: Behind) -> None:
         with ThreadPoolExecutor() as people:
             asked = people.submit(shop.poll, order_id, 20)
             assert shop.poll(order_id, 1).headers["Preference-Applied"] == "wait=1"
-            shop.nginx.read_its_files_again()
+            shop.proxy.read_its_files_again()
             is_held = not asked.done()
             pauses.resume(redis_client(), pauses.Part.FULFILMENT, who="tests")
             answer = asked.result()
@@ -246,6 +201,10 @@ def test_what_is_for_staff_is_not_seen_from_the_outside(path: str, shop: Behind)
     assert shop.send("GET", path, address=ANY_OTHER).status == 403
 
 
+def test_no_way_round_leads_to_what_is_for_staff(shop: Behind) -> None:
+    assert opened(shop, WAYS_ROUND) == {}
+
+
 def test_what_is_for_staff_is_seen_from_the_inside(shop: Behind) -> None:
     found = {path: shop.send("GET", path).status for path in ("/metrics", "/readyz", "/admin/login/")}
 
@@ -282,7 +241,7 @@ def test_without_a_line_of_the_page_its_reader_would_see_something_else(
 
 def test_who_sends_too_much_from_one_address_is_refused_and_others_are_not(shop: Behind) -> None:
     def asks_often(address: str) -> list[Answer]:
-        connection = shop.nginx.connect(address)
+        connection = shop.proxy.connect(address)
         answers = []
         for _ in range(300):
             connection.request("GET", "/api/openapi.json", headers={"If-None-Match": "x"})
@@ -338,8 +297,8 @@ def test_an_order_is_one_order_when_nginx_is_started_anew_while_orders_come(
         buyer.start()
     try:
         wait_until(lambda: len(ids) > 20, what="orders before")
-        shop.nginx.stop()
-        shop.nginx.start()
+        shop.proxy.stop()
+        shop.proxy.start()
         before = len(ids)
         wait_until(lambda: len(ids) > before + 20, what="orders afterwards")
     finally:
