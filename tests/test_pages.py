@@ -78,7 +78,7 @@ CODINGS = {
     "gzip;q=-1": False,
     "no-gzip, gzip-no": False,
     "deflate": False,
-    "gzip" + "," * 1100: False,
+    "gzip" + "," * 256: False,
 }
 
 

@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 #: Longer lists are not read: what is sent plain suits every client.
-_READ_MAX: Final = 1024
+_READ_MAX: Final = 256
 _WEIGHT: Final = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")  # RFC 9110, 12.4.2
 _GZIP: Final = ("gzip", "x-gzip", "*")  # RFC 9110, 8.4.1.3
 
