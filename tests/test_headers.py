@@ -1,14 +1,12 @@
 """What the API reads from headers and query parameters."""
 
 import re
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shop.domain import is_sku
-from shop.web import parsing
 from shop.web.parameters import KEY_PATTERN
 from shop.web.parsing import (
     cursor_after,
@@ -82,25 +80,7 @@ def test_a_bad_idempotency_key_is_refused_with_the_rule_it_breaks(values: list[s
     "text", ['"\\' * 50_000, '"' * 100_000, ",a" * 50_000, "k" * 1025], ids=lambda text: text[:4]
 )
 def test_a_key_without_end_is_not_looked_into(text: str) -> None:
-    """To find the end of its quotes would take minutes."""
     assert "too long" in key_fault(text)
-
-
-def seconds_over(text: str) -> float:
-    """How long this process works on a header."""
-    began = time.process_time()
-    parse_prefer_wait([text])
-    return time.process_time() - began
-
-
-def test_to_look_into_a_header_takes_no_time_however_long_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    endless = '"\\' * 5_000
-
-    guarded_s = seconds_over(endless)
-    monkeypatch.setattr(parsing, "HEADER_MAX_LENGTH", len(endless))
-    unguarded_s = seconds_over(endless)
-
-    assert guarded_s < 0.1 < unguarded_s
 
 
 def test_escapes_do_not_count_against_the_length_of_a_key() -> None:
@@ -142,6 +122,8 @@ def test_an_idempotency_key_is_taken_exactly_when_the_published_pattern_says_so(
         (["wait=1.5"], None),
         (["wait=\u0663"], None),
         (['wait="5'], None),
+        (['a="b, wait=5'], None),
+        (["wait=0" + "0" * 500 + "7"], 7),
         (["waiting=5"], None),
         (["wait=5, " + "x" * 1016], 5),
         (["wait=5, " + "x" * 1017], None),

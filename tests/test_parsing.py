@@ -5,7 +5,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from shop.web import json_body
+from shop.web.json_body import holds_more, values_in
 from shop.web.parsing import FAULTS_MAX, parse_order, parse_stock_movement
 from shop.web.problems import Kind, Problem
 from shop.web.schemas import OrderItem, OrderRequest, StockMovementRequest
@@ -20,6 +24,10 @@ def an_order(**changes: Any) -> dict[str, Any]:
 
 def an_item(**changes: Any) -> dict[str, Any]:
     return {"sku": "85123A", "quantity": 6, **changes}
+
+
+def body_of(document: object) -> bytes:
+    return json.dumps(document).encode()
 
 
 def parsed(document: object) -> OrderRequest:
@@ -262,10 +270,76 @@ def test_a_colon_in_a_text_is_no_second_member() -> None:
     assert parsed(an_order(items=[an_item(sku="a:b")], reference="::")).reference == "::"
 
 
-def test_a_body_of_countless_faults_gets_an_answer_of_bounded_size() -> None:
-    problem = problem_of(b'{"items":[' + b",".join([b"0"] * 100_000) + b"]}")
+def test_a_body_with_more_faults_than_are_listed_says_so() -> None:
+    problem = problem_of(body_of({"items": [], **dict.fromkeys(map(str, range(FAULTS_MAX)), 0)}))
 
     assert len(problem.errors) == FAULTS_MAX
+    assert "more than 100" in problem.detail
+
+
+def test_of_too_many_lines_none_is_looked_into() -> None:
+    problem = problem_of(body_of({"items": [{}] * (MAX_LINES + 1)}))
+
+    assert [(error.pointer, error.detail) for error in problem.errors] == [
+        ("/items", f"must hold 1 to {MAX_LINES} items, not {MAX_LINES + 1}")
+    ]
+
+
+#: Bodies of 1 MiB that hold as many values as possible, and where the one fault is.
+FULL = 1_048_576
+CROWDED: dict[str, tuple[bytes, str]] = {
+    "empty items": (b'{"items":[%s{}]}' % (b"{}," * (FULL // 3 - 5)), "/items"),
+    "numbers": (b'{"items":[%s0]}' % (b"0," * (FULL // 2 - 7)), "/items"),
+    "good lines": (b'{"items":[%s0]}' % (b'{"sku":"a","quantity":1},' * (FULL // 25 - 1)), "/items"),
+    "one item with countless members": (b'{"items":[{%s"a":0}]}' % (b'"a":0,' * (FULL // 6 - 4)), "/items"),
+    "arrays for a customer": (b'{"items":[],"customer":[%s[]]}' % (b"[]," * (FULL // 3 - 11)), ""),
+    "countless members": (b'{%s"a":0}' % (b'"a":0,' * (FULL // 6 - 2)), ""),
+    "an array": (b"[%s0]" % (b"0," * (FULL // 2 - 2)), ""),
+}
+
+
+@pytest.mark.parametrize("name", CROWDED)
+def test_a_body_that_holds_far_too_much_has_one_fault_and_is_not_looked_into(name: str) -> None:
+    body, pointer = CROWDED[name]
+
+    problem = problem_of(body)
+
+    assert len(body) <= FULL
+    assert (problem.kind, [error.pointer for error in problem.errors]) == (Kind.INVALID_ORDER, [pointer])
+    assert values_in(body) > 100_000
+
+
+@given(
+    document=st.recursive(
+        st.integers() | st.text(alphabet='a\\",[{:', max_size=6),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text('",\\', max_size=3), inner),
+    )
+)
+def test_values_are_counted_without_reading_them(document: object) -> None:
+    def count(value: object) -> int:
+        inside = list(value.values() if isinstance(value, dict) else value if isinstance(value, list) else [])
+        return (max(1, len(inside)) if isinstance(value, dict | list) else 0) + sum(map(count, inside))
+
+    body = body_of(document)
+
+    assert count(document) == values_in(body)
+    assert [holds_more(body, most) for most in (count(document) - 1, count(document))] == [True, False]
+
+
+def test_what_texts_hold_does_not_count_as_values() -> None:
+    crowded_skus = [an_item(sku=",[{:" * 16)] * MAX_LINES
+
+    assert len(parsed(an_order(items=crowded_skus, reference=",[{" * 85)).items) == MAX_LINES
+
+
+def test_without_a_count_of_values_a_crowded_body_is_examined_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(json_body, "VALUES_BESIDE_LINES", FULL)
+
+    problem = problem_of(CROWDED["empty items"][0])
+
+    assert f"not {FULL // 3 - 4}" in problem.errors[0].detail
 
 
 # --- stock movements ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shop.domain import SKU_PATTERN, is_sku, is_text
-from shop.web import openapi, parsing
+from shop.web import json_body, openapi
 from shop.web.faults import order_faults
 from shop.web.parsing import parse_order, parse_stock_movement
 from shop.web.problems import Kind, Problem
@@ -76,7 +76,7 @@ def movement_verdict(body: bytes) -> Kind | None:
 
 def faults_of(document: object) -> list[tuple[str, str]]:
     # As the API reads it, to which 1.0 is an integer, as it is to the published schema.
-    read = parsing._read_json(json.dumps(document).encode())
+    read = json_body.read(json.dumps(document).encode(), max_lines=MAX_LINES, kind=Kind.INVALID_ORDER)
     return [(fault.pointer, fault.detail) for fault in order_faults(read, max_lines=MAX_LINES)]
 
 

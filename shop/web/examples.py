@@ -6,7 +6,8 @@ from typing import Final
 import msgspec
 
 from shop.domain import LineShortage, Reason, ReasonCode, Status
-from shop.web.faults import JsonObject, order_faults, stock_movement_faults
+from shop.web.faults import order_faults, stock_movement_faults
+from shop.web.json_body import JsonObject
 from shop.web.parsing import cursor_after
 from shop.web.problems import Kind, Problem
 from shop.web.schemas import (
@@ -59,16 +60,18 @@ PAGE: Final = ProductPage(
     items=[PRODUCT], next=f"/api/v1/products?q=Fjord&limit=1&cursor={cursor_after(PRODUCT.sku)}"
 )
 
+
+def _an_object(**members: object) -> JsonObject:
+    return tuple(members.items())
+
+
+_BAD_ITEMS: Final = [
+    _an_object(sku=" MUG-001", quantity=6.0),
+    _an_object(sku="TEA-MNT-080", quantity=0.0),
+]
 _ERRORS: Final = {
-    Kind.INVALID_ORDER: tuple(
-        order_faults(
-            JsonObject(
-                items=[JsonObject(sku=" MUG-001", quantity=6), JsonObject(sku="TEA-MNT-080", quantity=0)]
-            ),
-            max_lines=2,
-        )
-    ),
-    Kind.INVALID_STOCK_MOVEMENT: tuple(stock_movement_faults(JsonObject(delta=0, reason=MOVEMENT.reason))),
+    Kind.INVALID_ORDER: tuple(order_faults(_an_object(items=_BAD_ITEMS), max_lines=2)),
+    Kind.INVALID_STOCK_MOVEMENT: tuple(stock_movement_faults(_an_object(delta=0.0, reason=MOVEMENT.reason))),
 }
 
 

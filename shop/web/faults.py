@@ -1,30 +1,20 @@
-"""What is wrong with a body, place by place: the slow and talkative twin of the decoder."""
+"""What is wrong with a body, place by place: the slow and talkative twin of the decoder.
 
+It looks into a document (`shop.web.json_body`) only as far as its caller asks for faults.
+"""
+
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from shop.domain import QUANTITY_MAX, SKU_MAX_LENGTH, TEXT_MAX_LENGTH, is_sku, is_text
+from shop.web.json_body import JsonObject
 from shop.web.schemas import STOCK_DELTA_MAX, FieldError
 
 Faults = Iterator[FieldError]
 Check = Callable[[Any, str], Faults]
-
-
-class JsonObject(dict[str, Any]):
-    """A JSON object that knows which members it was given more than once (RFC 8259, 4)."""
-
-    repeated: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, members: list[tuple[str, Any]]) -> "JsonObject":
-        """An `object_pairs_hook` for `json.loads`."""
-        result = cls(members)
-        if len(result) < len(members):
-            counts = Counter(name for name, _ in members)
-            result.repeated = tuple(name for name, count in counts.items() if count > 1)
-        return result
 
 
 def order_faults(document: object, *, max_lines: int) -> Faults:
@@ -46,20 +36,25 @@ def stock_movement_faults(document: object) -> Faults:
 def _object_faults(
     value: object, pointer: str, members: Mapping[str, Check], required: Iterable[str]
 ) -> Faults:
-    if not isinstance(value, JsonObject):
+    if not isinstance(value, tuple):
         yield FieldError(pointer, f"must be an object, not {_type_name(value)}")
         return
+    given: dict[str, Any] = dict(value)
     for name in required:
-        if name not in value:
+        if name not in given:
             yield FieldError(f"{pointer}/{name}", "is missing")
-    for name in value.repeated:
+    for name in _repeated(value) if len(given) < len(value) else ():
         yield FieldError(f"{pointer}/{_escaped(name)}", "is given more than once")
-    for name, member in value.items():
+    for name, member in given.items():
         check = members.get(name)
         if check is None:
             yield FieldError(f"{pointer}/{_escaped(name)}", f"is unknown; known are {', '.join(members)}")
         else:
             yield from check(member, f"{pointer}/{name}")
+
+
+def _repeated(members: JsonObject) -> list[str]:
+    return [name for name, count in Counter(name for name, _ in members).items() if count > 1]
 
 
 def _item_list_faults(value: object, pointer: str, *, max_lines: int) -> Faults:
@@ -68,6 +63,7 @@ def _item_list_faults(value: object, pointer: str, *, max_lines: int) -> Faults:
         return
     if not 1 <= len(value) <= max_lines:
         yield FieldError(pointer, f"must hold 1 to {max_lines} items, not {len(value)}")
+        return
     members: dict[str, Check] = {"sku": _sku_faults, "quantity": _quantity_faults}
     for position, item in enumerate(value):
         yield from _object_faults(item, f"{pointer}/{position}", members, required=("sku", "quantity"))
@@ -105,7 +101,7 @@ def _optional_text_faults(value: Any, pointer: str) -> Faults:
 
 
 def _integer_faults(value: Any, pointer: str, *, least: int, most: int) -> Faults:
-    if type(value) is not int:
+    if not isinstance(value, float) or not (value.is_integer() or math.isinf(value)):
         yield FieldError(pointer, f"must be an integer, not {_type_name(value)}")
     elif not least <= value <= most:
         yield FieldError(pointer, f"must be from {least} to {most}")
@@ -115,7 +111,7 @@ _quantity_faults = partial(_integer_faults, least=1, most=QUANTITY_MAX)
 
 
 def _delta_faults(value: Any, pointer: str) -> Faults:
-    if type(value) is int and value == 0:
+    if value == 0 and isinstance(value, float):
         yield FieldError(pointer, "must not be zero")
     yield from _integer_faults(value, pointer, least=-STOCK_DELTA_MAX, most=STOCK_DELTA_MAX)
 
@@ -125,15 +121,10 @@ def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-_TYPE_NAMES = {
-    bool: "a boolean",
-    int: "an integer",
-    float: "a fractional number",
-    str: "a string",
-    list: "an array",
-    JsonObject: "an object",
-}
+_TYPE_NAMES = {bool: "a boolean", str: "a string", list: "an array", tuple: "an object"}
 
 
 def _type_name(value: object) -> str:
+    if isinstance(value, float):
+        return "an integer" if value.is_integer() else "a fractional number"
     return _TYPE_NAMES.get(type(value), "null")
