@@ -14,12 +14,12 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
 import structlog
-from django.urls import Resolver404, resolve
+from django.urls import Resolver404
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -30,6 +30,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, T
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from shop.domain import Order, Reason, Status
+from shop.routes import resolved
 
 #: How long a process that ends may send what it has not sent yet. Web processes and workers have little more time.
 CLOSE_S: Final = 2.0
@@ -210,11 +211,10 @@ class OpenTelemetry:
         batch.span.end(ended_at)
 
 
-@lru_cache(maxsize=1024)
 def _route(path: str) -> str:
     """The pattern that a path is served by, '' where it is served by none: names in it stand for what is in the path."""
     try:
-        return f"/{resolve(path).route}"
+        return f"/{resolved(path).route}"
     except Resolver404:
         return ""
 

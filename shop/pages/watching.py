@@ -4,7 +4,6 @@ import uuid
 from typing import Final
 
 import msgspec
-from django.http import parse_cookie
 
 from shop import offers, results
 from shop.domain import STOREFRONT, Status
@@ -34,7 +33,7 @@ async def stock(request: Request) -> Answer:
 async def order(request: Request, order_id: uuid.UUID) -> Answer:
     """`/watch/orders/<id>`: what the buyer's order is shown as; held for a little while it is queued."""
     require_method(request.method, "GET", "HEAD")
-    buyer = Buyer.of_cookie(parse_cookie(request.header(b"cookie")).get(COOKIE, ""))
+    buyer = Buyer.of_cookie(request.cookie(COOKIE))
     is_wished = await is_wish_recorded(str(order_id))
     state = await order_of(buyer, str(order_id)) if buyer else None
     if state is None:

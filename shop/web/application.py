@@ -6,13 +6,13 @@ requests that arrive while Redis answers share the next round trip (`shop.intake
 """
 
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
 
 import structlog
 from django.conf import settings
 from django.core.exceptions import TooManyFieldsSent
-from django.urls import Resolver404, ResolverMatch, get_resolver
+from django.urls import Resolver404
 
+from shop.routes import resolved
 from shop.stores import StoreUnavailable
 from shop.tracing import tracing
 from shop.web import metrics
@@ -81,7 +81,7 @@ def _require_https(request: Request) -> None:
 async def _view(request: Request) -> Answer:
     """The answer of the API's view that the path leads to. Raises `Resolver404` and whatever the view raises."""
     _require_https(request)
-    found = _resolved(request.path)
+    found = resolved(request.path)
     answer: Answer = await found.func(request, *found.args, **found.kwargs)
     return answer
 
@@ -92,8 +92,3 @@ def _page_meant(request: Request) -> Answer | None:
     if page is None or request.method not in {"GET", "HEAD"} or request.sent(b"authorization"):
         return None
     return Answer(status_code=303, headers={"Location": page})
-
-
-@lru_cache(maxsize=1024)
-def _resolved(path: str) -> ResolverMatch:
-    return get_resolver().resolve(path)

@@ -8,7 +8,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 
 from shop.web.content_coding import accepts_gzip
-from shop.web.http import Answer, Request
+from shop.web.http import Answer, Request, without_escapes
 
 _django: Any = ASGIHandler()
 # Each of its requests has a thread of its own. A connection that was kept would be met by no other thread, and stay open
@@ -58,7 +58,7 @@ def _headers(request: Request) -> Iterator[tuple[bytes, bytes]]:
                 yield name, b"gzip"
         elif name != b"range" or asks_for_part:
             for value in values:
-                yield name, value.encode("latin-1")
+                yield name, (without_escapes(value) if name == b"cookie" else value).encode("latin-1")
 
 
 def _scope(request: Request) -> dict[str, Any]:

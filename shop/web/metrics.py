@@ -44,12 +44,13 @@ _METHODS = {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 def count_request(method: str, status: int) -> None:
     """Count an answered request."""
-    figures.tally.add(_of_request(method, status))
+    # Not the method as it was sent: a client could have any number of names remembered.
+    figures.tally.add(_of_request(method if method in _METHODS else "other", status))
 
 
 @cache
 def _of_request(method: str, status: int) -> str:
-    return f"{figures.HTTP}{method if method in _METHODS else 'other'}:{status}"
+    return f"{figures.HTTP}{method}:{status}"
 
 
 def count_refusal(reason: str) -> None:
