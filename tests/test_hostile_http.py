@@ -208,6 +208,7 @@ def test_without_a_limit_of_parts_a_body_in_single_bytes_is_read_to_its_end(tmp_
         ("a wait of fifty kilobytes", ["Prefer: " + ",wait=" * 8_000], {404}),
         ("quotes that do not end", ["Prefer: " + '"\\' * 25_000], {404}),
         ("tags without end", ["If-None-Match: " + ',"' * 25_000], {404}),
+        ("escapes without end", ['Cookie: buyer="' + "\\" * 60_000 + '"'], {404}),
         ("a second key", ["Authorization: Bearer " + "x" * 50_000], {401}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -219,6 +220,37 @@ def test_a_flood_of_headers_is_refused_or_ignored(
 
     assert reply.status in statuses
     assert web.get("/healthz").status == 200
+
+
+#: As long as a header may be that is looked into, each blank between two semicolons.
+BLANKS = "application/json" + "; " * 503 + "@"
+
+
+def statuses_beside(web: System, content_type: str, patience_s: float) -> tuple[int, int]:
+    """The answer to an order that came after one of this type, and then to that one."""
+    hostile = head(
+        web,
+        "POST /api/v1/orders HTTP/1.1",
+        f"Idempotency-Key: {uuid.uuid4().hex}",
+        f"Content-Type: {content_type}",
+        f"Content-Length: {len(ORDER)}",
+    )
+    order = order_head(web, f"Content-Length: {len(ORDER)}")
+    with connected(web, patience_s) as connection:
+        connection.sendall(hostile + ORDER)
+        placed = exchange(web, order, ORDER, timeout_s=patience_s)
+        return placed.status, read_reply(connection, time.monotonic()).status
+
+
+def test_an_order_is_accepted_at_once_while_a_header_of_full_length_is_read(web: System) -> None:
+    assert statuses_beside(web, BLANKS, AT_MOST_S) == (202, 415)
+
+
+def test_with_a_pattern_that_tries_every_reading_nothing_else_is_answered(tmp_path: Path) -> None:
+    with without_guard(tmp_path, "linear patterns") as web:
+        with pytest.raises(TimeoutError):
+            statuses_beside(web, BLANKS, patience_s=2)
+        web.kill("web")  # it hears nothing else
 
 
 @pytest.mark.parametrize(

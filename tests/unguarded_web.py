@@ -1,6 +1,7 @@
 """The web tier without one of its guards, the one that UNGUARDED names: whether a test would notice that it is gone."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from django.conf import settings
 from shop.web import process  # isort: skip - sets Django up, before anything of the shop is imported
 from shop.pages.buyer import Buyer, new_key
 from shop.results import Settlements
-from shop.web import connection, orders
+from shop.web import connection, orders, parsing
 from shop.web.__main__ import main
 from shop.web.gate import Gate
 
@@ -79,6 +80,10 @@ def _with_both() -> None:
     _with_orders_from_pages_of_the_past()
 
 
+def _with_blanks_in_two_places() -> None:
+    parsing._JSON_TYPE = re.compile(r"application/json((?:[ \t]*;[ \t]*(?:[a-z]+=[a-z]+)?)*)[ \t]*")
+
+
 GUARDS: Mapping[str, Callable[[], None]] = {
     "all but a hundred places of the gate": _with_a_gate_of_a_hundred,
     "codings": _with_bodies_in_any_coding,
@@ -88,6 +93,7 @@ GUARDS: Mapping[str, Callable[[], None]] = {
     "release": _without_release_of_who_waits,
     "size": _without_size_limit,
     "open files": _without_more_open_files,
+    "linear patterns": _with_blanks_in_two_places,
     "parts": _without_parts_limit,
     "own keys": _with_one_key_for_all_orders_of_a_buyer,
     "the past": _with_orders_from_pages_of_the_past,

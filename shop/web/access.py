@@ -9,12 +9,18 @@ directory = Directory()
 
 async def require(request: Request, scope: str | None, deadline: float | None = None) -> Client:
     """The client that sent the request. Raises `Problem` 401 without a valid key, 403 without the scope."""
-    kind, _, key = request.header(b"authorization").partition(" ")
-    if kind.lower() != "bearer" or not key.strip():
+    key = bearer_key(request.header(b"authorization"))
+    if not key:
         raise Problem(kind=Kind.UNAUTHORIZED)
-    client = await directory.find(key.strip(), deadline)
+    client = await directory.find(key, deadline)
     if client is None:
         raise Problem(kind=Kind.UNAUTHORIZED)
     if scope is not None and scope not in client.scopes:
         raise Problem(kind=Kind.FORBIDDEN, detail=f"This key lacks the scope `{scope}`.")
     return client
+
+
+def bearer_key(header: str) -> str:
+    """The key in an Authorization header (RFC 6750, 2.1), '' where there is none."""
+    kind, _, key = header.partition(" ")
+    return key.strip() if kind.lower() == "bearer" else ""
