@@ -171,6 +171,15 @@ def test_a_long_address_and_an_unknown_method_are_not_remembered() -> None:
     assert remembered() == before
 
 
+def test_without_a_bound_a_long_address_would_be_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "_REMEMBERED_LENGTH", 1_000)
+    before = routes._remembered.cache_info().currsize
+
+    routes.resolved(f"/api/v1/products/{'y' * 200}")
+
+    assert routes._remembered.cache_info().currsize == before + 1
+
+
 def test_a_session_that_is_longer_than_any_is_neither_looked_up_nor_remembered() -> None:
     request = Request(method="GET", path="/", headers={b"cookie": [f"sessionid={'x' * 41}"]})
 

@@ -13,6 +13,7 @@ from shop.results import Settlements
 from shop.web import connection, orders, parsing
 from shop.web.__main__ import main
 from shop.web.gate import Gate
+from shop.web.refusals import Refusals
 
 
 def _without_time_limits() -> None:
@@ -84,6 +85,10 @@ def _with_blanks_in_two_places() -> None:
     parsing._JSON_TYPE = re.compile(r"application/json((?:[ \t]*;[ \t]*(?:[a-z]+=[a-z]+)?)*)[ \t]*")
 
 
+def _without_a_rate_of_refusals() -> None:
+    Refusals.count = lambda _refusals, _client, _body_bytes: None  # type: ignore[method-assign]
+
+
 GUARDS: Mapping[str, Callable[[], None]] = {
     "all but a hundred places of the gate": _with_a_gate_of_a_hundred,
     "codings": _with_bodies_in_any_coding,
@@ -94,6 +99,7 @@ GUARDS: Mapping[str, Callable[[], None]] = {
     "size": _without_size_limit,
     "open files": _without_more_open_files,
     "linear patterns": _with_blanks_in_two_places,
+    "rate of refusals": _without_a_rate_of_refusals,
     "parts": _without_parts_limit,
     "own keys": _with_one_key_for_all_orders_of_a_buyer,
     "the past": _with_orders_from_pages_of_the_past,

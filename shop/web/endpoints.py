@@ -254,6 +254,7 @@ print(movement.available)
             Kind.NOT_FOUND,
             Kind.INSUFFICIENT_STOCK,
             Kind.INVALID_STOCK_MOVEMENT,
+            Kind.RATE_LIMITED,
         ),
     ),
     Operation(

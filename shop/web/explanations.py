@@ -142,7 +142,8 @@ EXPLANATIONS: Final = {
     ),
     Kind.INVALID_ORDER: Explanation(
         "The body is JSON and no order: something is missing, unknown, given twice, or out of its range. `errors` names"
-        " every bad place by a JSON Pointer (RFC 6901). Nothing was recorded.",
+        " every bad place by a JSON Pointer (RFC 6901), the first 100 where there are more. Of too many lines none is looked"
+        " into. Nothing was recorded.",
         'Correct each place. Quantities are integers from 1; `6.0` is one and `"6"` is not. Whether a SKU exists is not'
         " asked here: an order for an unknown one is accepted, and ends as `rejected`.",
         Key.UNUSED,
@@ -165,8 +166,10 @@ EXPLANATIONS: Final = {
     ),
     Kind.RATE_LIMITED: Explanation(
         "This client places more orders per second than the operator allows (`ORDER_RATE_LIMIT`; a burst of one second's"
-        " worth is free). Nothing was recorded.",
-        "Wait as long as `Retry-After` says, and let fewer requests go at a time; other clients are not concerned.",
+        " worth is free), or had more requests refused for what is in them (`REFUSED_RATE_LIMIT`); the `detail` says which."
+        " Nothing was recorded.",
+        "Wait as long as `Retry-After` says, and let fewer requests go at a time; other clients are not concerned. Do not"
+        " repeat what was answered with 400, 415 or 422: it is refused each time.",
         Key.UNUSED,
         Again.YES,
     ),

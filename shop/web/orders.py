@@ -22,6 +22,7 @@ from shop.web.gate import Gate
 from shop.web.http import Answer, Request
 from shop.web.parsing import parse_idempotency_key, parse_order, parse_prefer_wait
 from shop.web.problems import Kind, Problem, require_method
+from shop.web.refusals import refusals, too_many
 from shop.web.schemas import OrderAnswer, OrderLine
 from workers.fail_points import reach
 
@@ -51,8 +52,15 @@ async def collection(request: Request) -> Answer:
 
 async def _placed(request: Request, deadline: float) -> Answer:
     client = await require(request, "orders", deadline)
-    key = parse_idempotency_key(request.sent(b"idempotency-key"))
-    asked = parse_order(request.body, request.header(b"content-type"), max_lines=_MAX_LINES)
+    if wait_s := refusals.wait_s(client.name):
+        metrics.count_refusal("rate_limited")
+        raise too_many(wait_s)
+    try:
+        key = parse_idempotency_key(request.sent(b"idempotency-key"))
+        asked = parse_order(request.body, request.header(b"content-type"), max_lines=_MAX_LINES)
+    except Problem:
+        refusals.count(client.name, len(request.body))
+        raise
     order = intake.new_order(
         client=client.name,
         key=key,

@@ -24,6 +24,7 @@ from shop.web.parsing import (
     parse_stock_movement,
 )
 from shop.web.problems import Kind, Problem, require_method
+from shop.web.refusals import refusals, too_many
 from shop.web.schemas import ProductAnswer, ProductPage, StockMovementAnswer, price_text
 
 _json = msgspec.json.Encoder()
@@ -63,8 +64,14 @@ async def stock_movements(request: Request, sku: str) -> Answer:
     """`POST /api/v1/products/{sku}/stock-movements`"""
     require_method(request.method, "POST")
     client = await require(request, "stock")
-    key = parse_idempotency_key(request.sent(b"idempotency-key"))
-    asked = parse_stock_movement(request.body, request.header(b"content-type"))
+    if wait_s := refusals.wait_s(client.name):
+        raise too_many(wait_s)
+    try:
+        key = parse_idempotency_key(request.sent(b"idempotency-key"))
+        asked = parse_stock_movement(request.body, request.header(b"content-type"))
+    except Problem:
+        refusals.count(client.name, len(request.body))
+        raise
     if "\0" in sku:
         raise Problem(kind=Kind.NOT_FOUND)
     outcome = await _in_thread(
