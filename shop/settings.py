@@ -82,7 +82,7 @@ HEAD_TIMEOUT_S = env.int("HEAD_TIMEOUT_S", default=15)
 #: Seconds in which all of its body must have arrived.
 BODY_TIMEOUT_S = env.int("BODY_TIMEOUT_S", default=10)
 ORDER_RATE_LIMIT = env.int("ORDER_RATE_LIMIT", default=0)
-REFUSED_RATE_LIMIT = env.int("REFUSED_RATE_LIMIT", default=500)
+REFUSED_RATE_LIMIT = env.int("REFUSED_RATE_LIMIT", default=250)
 QUEUE_LIMIT = env.int("QUEUE_LIMIT", default=200_000)
 MAX_ATTEMPTS = env.int("MAX_ATTEMPTS", default=5)
 #: When the sweeper first looks after an order: later than the broker needs to deliver a dead worker's messages again.

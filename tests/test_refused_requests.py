@@ -20,10 +20,10 @@ def refused(refusals: Refusals, times: int, client: str = "shop", body_bytes: in
         refusals.count(client, body_bytes)
 
 
-def test_two_seconds_worth_of_requests_may_be_refused_at_once_and_one_more_has_to_wait() -> None:
+def test_four_seconds_worth_of_requests_may_be_refused_at_once_and_one_more_has_to_wait() -> None:
     refusals = Refusals(PER_SECOND, Clock())
 
-    refused(refusals, 2 * PER_SECOND)
+    refused(refusals, 4 * PER_SECOND)
     assert refusals.wait_s("shop") == 0
     refused(refusals, 1)
 
@@ -33,7 +33,7 @@ def test_two_seconds_worth_of_requests_may_be_refused_at_once_and_one_more_has_t
 def test_a_client_that_waits_as_long_as_it_is_told_has_room_again() -> None:
     clock = Clock()
     refusals = Refusals(PER_SECOND, clock)
-    refused(refusals, 6 * PER_SECOND)
+    refused(refusals, 8 * PER_SECOND)
 
     wait_s = refusals.wait_s("shop")
     clock.now += wait_s
@@ -44,7 +44,7 @@ def test_a_client_that_waits_as_long_as_it_is_told_has_room_again() -> None:
 def test_a_large_body_counts_as_many_small_ones() -> None:
     refusals = Refusals(PER_SECOND, Clock())
 
-    refused(refusals, 1, body_bytes=60 * Refusals.BYTES_FOR_ONE)
+    refused(refusals, 1, body_bytes=80 * Refusals.BYTES_FOR_ONE)
 
     assert refusals.wait_s("shop") == 5
 

@@ -22,9 +22,9 @@ class Refusals:
     """
 
     #: Seconds' worth of requests that may be refused at once.
-    BURST_S: Final = 2.0
+    BURST_S: Final = 4.0
     #: Each further so many bytes of a body count as one more request: examining them costs as much.
-    BYTES_FOR_ONE: Final = 2_048
+    BYTES_FOR_ONE: Final = 16_384
     #: Clients above which those that have waited long enough are forgotten.
     CLIENTS_KEPT: Final = 1_000
 
