@@ -74,13 +74,10 @@ SHAPES: Final[Mapping[str, tuple[str, str]]] = {
     "words": ("a ", "\t"),
     "digits": ("0", "x"),
     "nines": ("9", ""),
-    "equals signs": ("a==", "@"),
-    "hyphens and dots": ("-.", "@"),
     "slashes": ("/a", "\0"),
     "percents": ("%41%", "@"),
     "ampersands": ("&a=%2b", "@"),
     "brackets": ("[{", "@"),
-    "colons": (":@", "/"),
     "beyond ASCII": ("\u00e9", "@"),
     "mixed": ('; \t,"\\=a b', '@"'),
 }
@@ -290,7 +287,7 @@ def _texts(reader: Reader) -> Iterator[tuple[str, Callable[[int], str]]]:
         for name, (unit, tail) in SHAPES.items():
 
             def text(length: int, beginning: str = beginning, unit: str = unit, tail: str = tail) -> str:
-                room = length - len(beginning) - len(tail) - len(reader.end)
+                room = length - len(beginning + tail + reader.end)
                 return beginning + (unit * (room // len(unit) + 1))[:room] + tail + reader.end
 
             yield f"{beginning!r}, then {name}", text
