@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import structlog
@@ -74,12 +74,8 @@ class IntakePaused:
 
 
 Intake = Accepted | Replayed | Reused | RateLimited | QueueFull | IntakePaused
+_KNOWN: dict[str, type[Replayed | Reused]] = {known.word: known for known in (Replayed, Reused)}
 _REFUSED = {refused.word: refused for refused in (QueueFull(), IntakePaused())}
-
-
-@cache
-def _secret() -> bytes:
-    return hashlib.sha256(settings.ORDER_ID_SECRET.encode()).digest()
 
 
 def derived_id(purpose: str, client: str, key: str) -> str:
@@ -88,9 +84,22 @@ def derived_id(purpose: str, client: str, key: str) -> str:
     It is a keyed hash, so it can't be guessed, and it is the same whenever the same key comes again: after Redis lost the
     key, the order still meets its own row in PostgreSQL.
     """
-    digest = hashlib.blake2b(
-        f"{purpose}\0{client}\0{key}".encode(), digest_size=16, key=_secret()
-    ).hexdigest()
+    return _derived(settings.ORDER_ID_SECRET, purpose, client, key)
+
+
+def ids_before(purpose: str, client: str, key: str) -> list[str]:
+    """What `derived_id` is, or may have been, under each of `ORDER_ID_SECRETS_BEFORE`: the key may stand for one of them."""
+    return [_derived(secret, purpose, client, key) for secret in settings.ORDER_ID_SECRETS_BEFORE]
+
+
+@cache
+def _hash_key(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _derived(secret: str, purpose: str, client: str, key: str) -> str:
+    named = f"{purpose}\0{client}\0{key}".encode()
+    digest = hashlib.blake2b(named, digest_size=16, key=_hash_key(secret)).hexdigest()
     variant = "89ab"[int(digest[16], 16) & 3]
     return f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:]}"
 
@@ -117,11 +126,26 @@ def new_order(
     )
 
 
+class _Asked(NamedTuple):
+    """An order to be accepted under a key. `ids`: those that the key may stand for, the order's own first."""
+
+    order: Order
+    key: str
+    ids: tuple[str, ...]
+
+    def under(self, order_id: str) -> "_Asked":
+        """The same order under another of its ids."""
+        ids = (order_id, *(each for each in self.ids if each != order_id))
+        return _Asked(msgspec.structs.replace(self.order, id=order_id), self.key, ids)
+
+
 async def accept(order: Order, key: str, deadline: float) -> Intake:
     """Accept an order under its idempotency key. Raises `StoreUnavailable` when that can't be known by the deadline."""
     try:
-        answer = await _intake.ask((tracing.attached(order), key), deadline)
-        if isinstance(answer, BrokenKey):
+        order = tracing.attached(order)
+        asked = _Asked(order, key, (order.id, *ids_before("order", order.client, key)))
+        answer = await _intake.ask(asked, deadline)
+        if isinstance(answer, StoreUnavailable):
             raise answer
     except Exception:
         structlog.contextvars.bind_contextvars(order=order.id)  # for whoever logs it
@@ -132,20 +156,15 @@ async def accept(order: Order, key: str, deadline: float) -> Intake:
     return answer
 
 
-async def _accept(asked: Sequence[tuple[Order, str]]) -> list[Intake | BrokenKey]:
-    """Accept orders: ask the books about keys Redis may have forgotten, then claim, record and enqueue."""
-    known = await _in_books([order for order, _ in asked])
-    answers: dict[int, Intake | BrokenKey] = {}
-    for at, (order, _) in enumerate(asked):
-        if found := known.get(order.id):
-            answers[at] = Replayed(order.id) if found == order.fingerprint else Reused(order.id)
-    claims = [at for at in range(len(asked)) if at not in answers]
-    if claims:
-        replies = await _claim([asked[at] for at in claims])
-        answers |= dict(zip(claims, replies, strict=True))
-    words = (answer.word for answer in answers.values() if not isinstance(answer, BrokenKey))
+async def _accept(asked: Sequence[_Asked]) -> list[Intake | StoreUnavailable]:
+    """Accept orders: ask PostgreSQL about keys that Redis may have forgotten, then claim, record and enqueue."""
+    fingerprints = await _in_books(asked)
+    if fingerprints:
+        asked = [each.under(_booked(each, fingerprints) or each.order.id) for each in asked]
+    answers = await _claim(asked, fingerprints)
+    words = (answer.word for answer in answers if not isinstance(answer, StoreUnavailable))
     figures.tally.add_all(Counter(figures.INTAKE + word for word in words))
-    return [answers[at] for at in range(len(asked))]
+    return answers
 
 
 _line = RedisLine()
@@ -154,23 +173,32 @@ _line = RedisLine()
 _intake = RoundTrips(_accept, most=128)
 
 
+_MAY_HAVE_ENDED = "PostgreSQL: unavailable, and it may have the order of this key"
+
+
 async def close() -> None:
     """Close this module's connection."""
     await _line.close()
 
 
-async def _in_books(orders: list[Order]) -> dict[str, str]:
-    """Fingerprints of orders that ended: Redis forgets them after a day, or with its data.
-
-    Without PostgreSQL the order is accepted all the same: should it exist, its worker meets the row and changes nothing.
-    """
+async def _in_books(asked: Sequence[_Asked]) -> dict[str, str] | None:
+    """Fingerprints of orders that ended: Redis forgets them after a day, or with its data. None: PostgreSQL is away."""
     try:
-        return dict(await order_database.rows("fingerprints", ids=uuid_array(order.id for order in orders)))
+        ids = uuid_array(order_id for each in asked for order_id in each.ids)
+        return dict(await order_database.rows("fingerprints", ids=ids))
     except StoreUnavailable:
-        return {}
+        return None
 
 
-async def _claim(orders: list[tuple[Order, str]]) -> list[Intake | BrokenKey]:
+def _booked(asked: _Asked, fingerprints: dict[str, str]) -> str | None:
+    """The id that PostgreSQL has a row of."""
+    return next((order_id for order_id in asked.ids if order_id in fingerprints), None)
+
+
+async def _claim(
+    asked: Sequence[_Asked], fingerprints: dict[str, str] | None
+) -> list[Intake | StoreUnavailable]:
+    """Claim, record and enqueue, in one call. `fingerprints`: by id, of PostgreSQL's rows; None: it could not be asked."""
     now_ms = int(time.time() * 1000)
     names = [keys.OPEN_ORDERS, queue.broker_key()]
     args: list[Any] = [
@@ -179,35 +207,40 @@ async def _claim(orders: list[tuple[Order, str]]) -> list[Intake | BrokenKey]:
         settings.QUEUE_LIMIT,
         settings.ORDER_RATE_LIMIT,
         now_ms + settings.SWEEP_AFTER_MS,
+        len(asked[0].ids),
+        "" if fingerprints is None else "asked",
     ]
-    for order, key in orders:
-        names += [keys.idempotency(order.client, key), keys.order(order.id), keys.rate(order.client)]
+    for order, key, ids in asked:
+        names += [keys.idempotency(order.client, key), keys.rate(order.client), *map(keys.order, ids)]
         document = _json.encode(order)
         message = queue.fulfil_message_of(order.id, document) if queue.BROKER_IS_LEDGER else ""
-        args += [order.id, order.fingerprint, order.client, document, message]
+        booked = fingerprints.get(order.id, "") if fingerprints else ""
+        args += [order.fingerprint, order.client, document, message, booked, *ids]
     reach("web.before_claim")
     with store_faults():
         replies = await scripts.run_async(_line, "accept", names, args)
     reach("web.after_claim")
-    return [await _answer(reply, order, key) for reply, (order, key) in zip(replies, orders, strict=True)]
+    return [await _answer(reply, each, fingerprints) for reply, each in zip(replies, asked, strict=True)]
 
 
-async def _answer(reply: list[Any], order: Order, key: str) -> Intake | BrokenKey:
+async def _answer(
+    reply: list[Any], asked: _Asked, fingerprints: dict[str, str] | None
+) -> Intake | StoreUnavailable:
     match reply:
         case ["accepted"]:
             if not queue.BROKER_IS_LEDGER:
                 # Dying here loses no order: its record is written, and the sweeper enqueues what no worker begins.
-                await queue.publish_async(queue.FULFIL_TASK, order.id, order)
-            return Accepted(order.id)
-        case ["replayed", known]:
-            return Replayed(known)
-        case ["reused", known]:
-            return Reused(known)
+                await queue.publish_async(queue.FULFIL_TASK, asked.order.id, asked.order)
+            return Accepted(asked.order.id)
+        case [("replayed" | "reused") as word, known]:
+            return _KNOWN[word](known)
         case ["rate_limited", wait_ms]:
             return RateLimited(int(wait_ms))
-        case [("queue_full" | "paused" | "broken") as word]:
-            return _REFUSED.get(word) or BrokenKey.of(keys.order(order.id))
+        case [("queue_full" | "paused") as word]:
+            return _REFUSED[word]
+        case [("unknown" | "broken"), *broken]:
+            return BrokenKey.of(keys.order(*broken)) if broken else StoreUnavailable(_MAY_HAVE_ENDED)
         case ["lost", known]:
-            # The key was claimed under another ORDER_ID_SECRET and its record is gone: the id the client knows stays.
-            return (await _claim([(msgspec.structs.replace(order, id=known), key)]))[0]
+            # Its message may still be on the queue: under this id the order is fulfilled once, whatever becomes of it.
+            return (await _claim([asked.under(known)], fingerprints))[0]
     raise AssertionError(f"accept.lua answered {reply}")

@@ -27,13 +27,27 @@ def _file(name: str) -> dict[str, Any]:
     return found
 
 
+def _listed(name: str, text: str) -> list[str]:
+    """The parts of a list by commas, each once, without outer blanks. Refuses an empty part: something may be missing."""
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if not all(parts):
+        raise SystemExit(f"{name} has an empty part: take out the comma, or put in what is missing.")
+    return list(dict.fromkeys(parts))
+
+
 _running = _file("up.json")
 _secrets = _file("secrets.json")
 
 DEBUG = env.bool("DEBUG", default=False)
 SECRET_KEY = env.str("SECRET_KEY", default=_secrets.get("secret_key", ""))
-#: Order ids derive from it: whoever changes it makes old idempotency keys unknown. Keep it for ever.
+#: Order ids derive from it. Only the steps of `docs/rotate-keys.md` change it without making second orders.
 ORDER_ID_SECRET = env.str("ORDER_ID_SECRET", default=_secrets.get("order_id_secret", ""))
+#: The others that ids may derive from. Not `env.list`, which would ignore an empty part.
+ORDER_ID_SECRETS_BEFORE = [
+    secret
+    for secret in _listed("ORDER_ID_SECRETS_BEFORE", env.str("ORDER_ID_SECRETS_BEFORE", default=""))
+    if secret != ORDER_ID_SECRET
+]
 DATABASE_URL = env.str("DATABASE_URL", default=_running.get("database_url", ""))
 REDIS_URL = env.str("REDIS_URL", default=_running.get("redis_url", ""))
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=_running.get("broker_url", "")) or REDIS_URL

@@ -16,7 +16,7 @@ from django.conf import settings
 from shop import books, clients, fulfilment, keys, pauses, queue, scripts, stock
 from shop.domain import Order
 from shop.pauses import Part
-from shop.stores import BrokenKey, StoreUnavailable, TextRedis, rows, store_faults
+from shop.stores import BrokenKey, StoreUnavailable, TextRedis, rows, store_faults, uuid_array
 from workers.fail_points import reach
 
 log = structlog.get_logger()
@@ -220,7 +220,7 @@ def _close(client: TextRedis, owner: str, token: str, skus: list[Any]) -> None:
     log.warning("closing a reservation that nobody works on", owner=owner)
     if fulfilment.settle_again(owner, client=client):
         return
-    if rows("movement", request=owner):
+    if rows("movement", requests=uuid_array([owner])):
         stock.sync_levels(client, skus, reservation=owner)
     else:
         scripts.run(client, "give_back", [keys.RESERVATIONS], [owner, token])

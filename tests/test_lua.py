@@ -4,6 +4,7 @@ import json
 import re
 import time
 import uuid
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -74,19 +75,27 @@ def divided(name: str) -> tuple[str, str]:
 
 
 def accept(client: "redis.Redis", *, order: str = "order-1", key: str = "key", **rules: Any) -> Any:
-    """Accept one order; `rules`: now, limit (queue), rate, fingerprint."""
-    fingerprint = rules.pop("fingerprint", "f")
-    return accept_together(client, (order, key, fingerprint), **rules)[0]
+    """Accept one order; `rules`: those of `accept_together`, and fingerprint, before (other ids of it), booked."""
+    fingerprint, before, booked = (
+        rules.pop("fingerprint", "f"),
+        rules.pop("before", ()),
+        rules.pop("booked", ""),
+    )
+    return accept_together(client, ((order, *before), key, fingerprint), booked=booked, **rules)[0]
 
 
-def accept_together(client: "redis.Redis", *orders: tuple[str, str, str], **rules: Any) -> Any:
-    """Accept orders in one call, each `(id, key, fingerprint)`; `rules`: now, limit (queue), rate."""
+def accept_together(
+    client: "redis.Redis", *orders: tuple[str | tuple[str, ...], str, str], **rules: Any
+) -> Any:
+    """Accept orders in one call, each `(id or ids, key, fingerprint)`; `rules`: now, limit (queue), rate, asked, booked."""
     names: list[str] = [keys.OPEN_ORDERS, QUEUE]
     now = rules.get("now", 1_000_000)
-    args: list[Any] = [now, 100, rules.get("limit", 10), rules.get("rate", 0), now + 9]
-    for order, key, fingerprint in orders:
-        names += [keys.idempotency("shop", key), keys.order(order), keys.rate("shop")]
-        args += [order, fingerprint, "shop", "document", f"message of {order}"]
+    each_ids = [(ids,) if isinstance(ids, str) else ids for ids, *_ in orders]
+    args: list[Any] = [now, 100, rules.get("limit", 10), rules.get("rate", 0), now + 9, len(each_ids[0])]
+    args.append("asked" if rules.get("asked", True) else "")
+    for ids, (_, key, fingerprint) in zip(each_ids, orders, strict=True):
+        names += [keys.idempotency("shop", key), keys.rate("shop"), *map(keys.order, ids)]
+        args += [fingerprint, "shop", "document", f"message of {ids[0]}", rules.get("booked", ""), *ids]
     return scripts.run(client, "accept", names, args)
 
 
@@ -121,12 +130,12 @@ def test_accept_knows_what_it_has_just_accepted_in_the_same_call(client: "redis.
     replies = accept_together(
         client,
         ("first", "key", "f"),
-        ("again", "key", "f"),
-        ("another", "key", "other"),
+        ("first", "key", "f"),
+        ("first", "key", "other"),
         ("second", "its own key", "f"),
         limit=2,
     )
-    late = accept_together(client, ("late", "a third key", "f"), ("again", "key", "f"), limit=2)
+    late = accept_together(client, ("late", "a third key", "f"), ("first", "key", "f"), limit=2)
 
     assert replies == [["accepted"], ["replayed", "first"], ["reused", "first"], ["accepted"]]
     assert late == [["queue_full"], ["replayed", "first"]]
@@ -136,14 +145,15 @@ def test_accept_knows_what_it_has_just_accepted_in_the_same_call(client: "redis.
         "second",
     ]
     assert client.zrange(keys.OPEN_ORDERS, 0, -1) == ["first", "second"]
-    assert client.exists(keys.order("again"), keys.order("another"), keys.order("late")) == 0
+    assert client.exists(keys.order("late")) == 0
+    assert client.hget(keys.order("first"), "fingerprint") == "f"
 
 
 def test_accept_leaves_nothing_half_done_where_the_queue_is_none(client: "redis.Redis") -> None:
     client.set(QUEUE, "no list")
 
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        accept_together(client, ("first", "key", "f"), ("again", "key", "f"), ("second", "its own key", "f"))
+        accept_together(client, ("first", "key", "f"), ("first", "key", "f"), ("second", "its own key", "f"))
 
     assert client.keys() == [QUEUE]
 
@@ -156,13 +166,71 @@ def test_accept_finds_the_order_again_when_only_the_key_was_lost(client: "redis.
     assert client.get(keys.idempotency("shop", "key")) == "order-1"
 
 
-def test_accept_keeps_the_id_that_the_client_was_told_under_another_secret(client: "redis.Redis") -> None:
-    accept(client, order="told")
+def test_accept_finds_an_order_under_each_of_its_ids_and_keeps_the_one_that_its_key_had(
+    client: "redis.Redis",
+) -> None:
+    accept(client, order="old")
+    again = partial(accept, client, order="new", before=("older", "old"))
 
-    assert accept(client, order="derived-anew") == ["replayed", "told"]
-    client.delete(keys.order("told"))
-    assert accept(client, order="derived-anew") == ["lost", "told"]
-    assert accept(client, order="told") == ["accepted"]
+    assert [again(), again(fingerprint="other")] == [["replayed", "old"], ["reused", "old"]]
+    client.delete(keys.idempotency("shop", "key"))
+    assert again() == ["replayed", "old"]
+    assert client.get(keys.idempotency("shop", "key")) == "old"
+    client.delete(keys.order("old"))
+    assert again() == ["lost", "old"]
+    assert accept(client, order="old", before=("new", "older")) == ["accepted"]
+    assert client.exists(keys.order("new"), keys.order("older")) == 0
+
+
+def test_accept_takes_the_claimed_one_of_two_orders_that_one_key_should_never_have(
+    client: "redis.Redis",
+) -> None:
+    accept(client, order="old")
+    accept(client, order="new")
+
+    assert accept(client, order="old", before=("new",)) == ["replayed", "new"]
+
+
+@pytest.mark.parametrize("claim", ["of another order", "of nothing", "a list"])
+def test_accept_overwrites_a_claim_that_is_none_of_its_ids(client: "redis.Redis", claim: str) -> None:
+    accept(client, order="another", key="its own key")
+    accept(client)
+    name = keys.idempotency("shop", "key")
+
+    for order, reply in (("order-1", ["replayed", "order-1"]), ("order-2", ["accepted"])):
+        client.delete(name)
+        if claim == "a list":
+            client.rpush(name, order)
+        else:
+            client.set(name, "another" if claim == "of another order" else "nothing")
+        assert accept(client, order=order) == reply
+        assert client.get(name) == order
+        assert 0 < client.ttl(name) <= 100
+
+    assert client.llen(QUEUE) == 3
+
+
+def test_accept_takes_postgresqls_word_for_an_order_and_claims_its_key(client: "redis.Redis") -> None:
+    assert accept(client, booked="f") == ["replayed", "order-1"]
+    assert accept(client, booked="other") == ["reused", "order-1"]
+    assert client.get(keys.idempotency("shop", "key")) == "order-1"
+    assert client.exists(keys.order("order-1"), QUEUE) == 0
+
+
+def test_accept_makes_no_order_that_may_have_ended_while_postgresql_is_unavailable(
+    client: "redis.Redis",
+) -> None:
+    accept(client)
+    assert accept(client, asked=False) == ["replayed", "order-1"]
+
+    client.delete(keys.order("order-1"))
+    assert accept(client, asked=False) == ["unknown"]
+    client.set(keys.idempotency("shop", "key"), "nothing")
+    assert accept(client, asked=False) == ["unknown"]
+    client.delete(keys.idempotency("shop", "key"))
+    assert accept(client, asked=False, before=("old",)) == ["unknown"]
+    assert client.keys("order:*") == []
+    assert accept(client, asked=False) == ["accepted"]
 
 
 def test_accept_refuses_over_the_queue_limit_and_leaves_the_key_unused(client: "redis.Redis") -> None:

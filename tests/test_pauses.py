@@ -8,10 +8,11 @@ import pytest
 import redis
 from django.core.management import CommandError, call_command
 
-from shop import fulfilment, intake, keys, pauses, scripts, sweeper
+from shop import fulfilment, intake, keys, pauses, sweeper
 from shop.models import PauseChange
 from shop.pauses import Part
 from shop.stores import redis_client
+from tests import test_lua
 from tests.builders import a_sku, accepted, an_order, assert_at_rest, free_in_redis, wait_until
 from tests.running import System
 from tests.test_lua import QUEUE
@@ -25,9 +26,7 @@ def pause(client: "redis.Redis", part: Part, reason: str = "stocktaking") -> boo
 
 def accept(client: "redis.Redis", key: str) -> list[str]:
     """Accept one order under a key, which is its id, too."""
-    names = [keys.OPEN_ORDERS, QUEUE, keys.idempotency("shop", key), keys.order(key), keys.rate("shop")]
-    args = [1_000_000, 100, 10, 0, 1_000_009, key, "fingerprint", "shop", "document", "message"]
-    reply: list[str] = scripts.run(client, "accept", names, args)[0]
+    reply: list[str] = test_lua.accept(client, order=key, key=key)
     return reply
 
 

@@ -36,10 +36,10 @@ def accept(client: "redis.Redis", order: Order, key: str) -> str:
     now_ms = int(time.time() * 1000)
     document = msgspec.json.encode(order)
     claim, record = keys.idempotency(order.client, key), keys.order(order.id)
-    args = [now_ms, keys.DAY_S, 1000, 0, now_ms + 20_000]
-    args += [order.id, order.fingerprint, order.client, document, queue.fulfil_message_of(order.id, document)]
+    args = [now_ms, keys.DAY_S, 1000, 0, now_ms + 20_000, 1, "asked", order.fingerprint, order.client]
+    args += [document, queue.fulfil_message_of(order.id, document), "", order.id]
     with store_faults():
-        replies = scripts.run(client, "accept", [keys.OPEN_ORDERS, keys.ORDER_QUEUE, claim, record, ""], args)
+        replies = scripts.run(client, "accept", [keys.OPEN_ORDERS, keys.ORDER_QUEUE, claim, "", record], args)
     ((outcome, *known_ids),) = replies
     assert (outcome, known_ids) in [("accepted", []), ("replayed", [order.id])]
     return str(outcome)

@@ -16,7 +16,7 @@ from django.urls import URLPattern, path
 from shop import movements, stock
 from shop.admin.listing import OperatorAdmin
 from shop.domain import TEXT_MAX_LENGTH, is_text
-from shop.intake import derived_id
+from shop.intake import derived_id, ids_before
 from shop.models import Product, StockMovement
 from shop.movements import Insufficient, KeyReused, Movement, UnknownSku
 from shop.stores import StoreUnavailable, web_thread_redis
@@ -162,9 +162,11 @@ class ProductAdmin(OperatorAdmin):
     def _moved(self, request: HttpRequest, sku: str, asked: dict[str, Any]) -> movements.Outcome:
         # No API client's name holds a colon, so nobody's keys meet these.
         by = f"staff:{request.user.get_username()}"[: StockMovement._meta.get_field("client").max_length]
+        of_key = ("stock movement", by, str(asked["key"]))
         return movements.move(
             client=web_thread_redis(),
-            request=derived_id("stock movement", by, str(asked["key"])),
+            request=derived_id(*of_key),
+            ids_before=ids_before(*of_key),
             by=by,
             sku=sku,
             delta=asked["delta"],

@@ -78,10 +78,11 @@ async def _buy_now(request: HttpRequest, buyer: Buyer, sku: str) -> HttpResponse
 async def _of_the_past(request: HttpRequest, buyer: Buyer, key: str | None, back: str) -> HttpResponseBase:
     """A form that was sent before, or is of a page too old to order by: to the order of its key, or else `back`."""
     if key:
-        order_id = intake.derived_id("order", STOREFRONT, _full_key(buyer, key))
-        if await order_of(buyer, order_id) is not None:
-            messages.info(request, _PLACED_ALREADY)
-            return _to_order(request, buyer, order_id)
+        of_key = ("order", STOREFRONT, _full_key(buyer, key))
+        for order_id in (intake.derived_id(*of_key), *intake.ids_before(*of_key)):
+            if await order_of(buyer, order_id) is not None:
+                messages.info(request, _PLACED_ALREADY)
+                return _to_order(request, buyer, order_id)
     messages.warning(
         request,
         "Something has changed since that page was loaded. Nothing was ordered; please look once more.",

@@ -72,7 +72,9 @@ async def _placed(request: Request, deadline: float) -> Answer:
     answer = await intake.accept(order, key, deadline)
     reach("web.before_answer")
     match answer:
-        case Accepted():
+        case Accepted(order_id):
+            if order_id != order.id:
+                order = msgspec.structs.replace(order, id=order_id)
             state = OrderState(
                 order=order, status=Status.QUEUED, reason=None, updated_at_ms=order.accepted_at_ms
             )

@@ -9,7 +9,7 @@ import msgspec
 from django.db import connection
 
 from shop import movements, offers
-from shop.intake import derived_id
+from shop.intake import derived_id, ids_before
 from shop.movements import Insufficient, KeyReused, Movement, UnknownSku
 from shop.offers import Offer
 from shop.stores import web_thread_redis
@@ -74,10 +74,12 @@ async def stock_movements(request: Request, sku: str) -> Answer:
         raise
     if "\0" in sku:
         raise Problem(kind=Kind.NOT_FOUND)
+    of_key = ("stock movement", client.name, key)
     outcome = await _in_thread(
         lambda: movements.move(
             client=web_thread_redis(),
-            request=derived_id("stock movement", client.name, key),
+            request=derived_id(*of_key),
+            ids_before=ids_before(*of_key),
             by=client.name,
             sku=sku,
             delta=asked.delta,
