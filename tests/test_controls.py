@@ -13,7 +13,17 @@ from django.db import connection
 
 from shop import fulfilment, pauses, scripts, stores
 from shop.domain import Status
-from tests import test_books, test_clocks, test_fulfilment, test_lua, test_oracles, test_pauses, test_sweeper
+from tests import (
+    test_books,
+    test_claims,
+    test_clocks,
+    test_fulfilment,
+    test_lua,
+    test_movements,
+    test_oracles,
+    test_pauses,
+    test_sweeper,
+)
 from tests.builders import wipe_books
 
 Watch = Callable[..., None]
@@ -257,6 +267,38 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         "for n = 0, ids - 1 do",
         "for n = 0, 0 do",
         test_lua.test_accept_finds_an_order_under_each_of_its_ids_and_keeps_the_one_that_its_key_had,
+    ),
+    (
+        "an order is looked for under its own id",
+        "accept.lua",
+        "redis.pcall('HGET', KEYS[record + n], 'fingerprint')",
+        "redis.pcall('HGET', 'order:' .. (claimed or ARGV[id + n]), 'fingerprint')",
+        partial(
+            test_claims.test_whatever_stands_under_a_key_it_has_one_order, lie="another uuid", age="queued"
+        ),
+    ),
+    (
+        "an order that Redis has forgotten is looked for in PostgreSQL",
+        "fingerprints.sql",
+        "WHERE id = ANY",
+        "WHERE false AND id = ANY",
+        partial(
+            test_claims.test_whatever_stands_under_a_key_it_has_one_order, lie="no uuid", age="ended long ago"
+        ),
+    ),
+    (
+        "copies of a movement under two ids take turns",
+        "movement_turn.sql",
+        "pg_advisory_xact_lock(hashtextextended(request, 0))",
+        "request",
+        partial(test_movements.test_copies_of_a_movement_under_two_ids_take_turns_and_count_once, delta=5),
+    ),
+    (
+        "a movement is looked for under each of its ids",
+        "movement.sql",
+        "%(requests)s::uuid[]",
+        "(%(requests)s::uuid[])[1:1]",
+        partial(test_movements.test_a_movement_is_found_under_an_id_that_its_key_had_before, delta=5),
     ),
     (
         "PostgreSQL's word counts",
