@@ -20,6 +20,7 @@ from shop.intake import Accepted, Replayed, Reused, derived_id, ids_before
 from shop.models import Order as OrderRow
 from shop.models import StockMovement
 from shop.pauses import Part
+from shop.settings import _listed
 from shop.stores import StoreUnavailable, redis_client
 from tests.builders import a_sku, an_order, assert_at_rest, at_once, free_in_redis, wait_until
 from tests.running import Answer, System, frozen
@@ -214,6 +215,19 @@ def test_a_rotation_without_its_first_step_makes_second_orders(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert repeated_at_a_process_with_the_old_secret(client, monkeypatch) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets"), [("", []), (" ", []), ("a", ["a"]), (" a b , c,a b", ["a b", "c"])]
+)
+def test_a_list_of_secrets_is_read_without_outer_blanks_and_each_once(text: str, secrets: list[str]) -> None:
+    assert _listed("A_LIST", text) == secrets
+
+
+@pytest.mark.parametrize("text", [",", "a,", ", a", "a, ,b"])
+def test_a_list_of_secrets_with_an_empty_part_is_refused(text: str) -> None:
+    with pytest.raises(SystemExit, match="A_LIST has an empty part"):
+        _listed("A_LIST", text)
 
 
 # --- all the way -----------------------------------------------------------------------------------
