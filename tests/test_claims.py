@@ -34,8 +34,7 @@ OLD, NEW = "a secret that somebody may have seen", "its successor"
 
 def with_secrets(monkeypatch: pytest.MonkeyPatch, secret: str, *before: str) -> None:
     """From now on this process is a web process with these secrets."""
-    monkeypatch.setattr(settings, "ORDER_ID_SECRET", secret)
-    monkeypatch.setattr(settings, "ORDER_ID_SECRETS_BEFORE", list(before))
+    monkeypatch.setattr(intake, "_hash_keys", lambda: intake.hash_keys(secret, *before))
 
 
 def place(*asked: tuple[Order, str]) -> list[Any]:
@@ -116,7 +115,7 @@ def test_whatever_stands_under_a_key_it_has_one_order(
     first = place_one(sku, key)
     grow_old(client, first.id, age)
     if lie == "an id of another secret":
-        monkeypatch.setattr(settings, "ORDER_ID_SECRETS_BEFORE", [OLD])
+        with_secrets(monkeypatch, settings.ORDER_ID_SECRET, OLD)
 
     tell(client, Claim(client="shop", key=key, another=another.id, strangers=strangers.id), lie)
     again = place_one(sku, key)
@@ -281,6 +280,24 @@ def test_orders_and_movements_keep_their_keys_at_both_processes(rotation: Rotati
 
             assert is_replay(again, first)
             assert free_in_redis(redis_client(), sku) == 9
+
+
+def test_an_order_that_gets_the_id_of_its_claim_is_answered_with_that_id(
+    rotation: Rotation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_secrets(monkeypatch, NEW, OLD)
+    sku, key = a_sku(stock=10), uuid.uuid4().hex
+    claimed = ids_before("order", rotation.client, key)[0]
+    redis_client().set(keys.idempotency(rotation.client, key), claimed, ex=keys.DAY_S)
+
+    answer = rotation.place(rotation.new, sku, key)
+
+    assert (answer.status, answer.body["id"], answer.headers["Location"]) == (
+        202,
+        claimed,
+        f"/api/v1/orders/{claimed}",
+    )
+    assert rotation.old.end_of(claimed).body["status"] == "confirmed"
 
 
 def test_copies_that_meet_both_processes_at_once_are_one(rotation: Rotation) -> None:
