@@ -17,6 +17,7 @@ ORDER_QUEUE: Final = "orders"
 MAINTENANCE_QUEUE: Final = "maintenance"
 SWEEPER_HEARTBEAT: Final = "heartbeat:sweeper"
 LAST_RECONCILE: Final = "reconcile:last"
+REPLACEMENTS: Final = "processes:replaced"
 FIGURES: Final = "figures:total"
 FIGURES_TTL_S: Final = 900
 
@@ -170,6 +171,13 @@ SPECS: Final = (
         lifetime_s=None,
         owner="workers.heartbeat",
         meaning="names of workers of the last day, by their last heartbeat",
+    ),
+    KeySpec(
+        pattern=REPLACEMENTS,
+        type="list",
+        lifetime_s=DAY_S,
+        owner="shop.replacements",
+        meaning="processes that ended or fell silent and were replaced, the newest first",
     ),
     KeySpec(
         pattern=LAST_RECONCILE,

@@ -265,7 +265,7 @@ def test_where_no_process_starts_nobody_listens_for_long() -> None:
     program = (
         "from workers import prefork\n"
         "def fail(listener): raise OSError('it can not start')\n"
-        "prefork.serve(fail, prefork.listen('127.0.0.1', 0, 1), processes=2, stop_within_s=5)\n"
+        "prefork.serve(fail, prefork.listen('127.0.0.1', 0, 1), part='web', processes=2, stop_within_s=5)\n"
     )
 
     with pytest.raises(PartFailedError, match="no process starts"):
@@ -283,7 +283,7 @@ def test_a_process_that_fails_now_and_then_is_replaced_as_often_as_it_does(tmp_p
         "    with starts.open('a') as told: told.write('x')\n"
         "    if starts.stat().st_size == 10: os.kill(os.getppid(), 15); time.sleep(60)\n"
         "    raise OSError('it fails')\n"
-        "prefork.serve(fail, prefork.listen('127.0.0.1', 0, 1), processes=1, stop_within_s=5)\n"
+        "prefork.serve(fail, prefork.listen('127.0.0.1', 0, 1), part='web', processes=1, stop_within_s=5)\n"
     )
 
     run_to_end(["python", "-c", program], meanwhile=patience(20))

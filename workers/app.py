@@ -14,7 +14,9 @@ from kombu import Exchange, Queue
 from kombu.serialization import register
 from kombu.utils.json import loads
 
+from workers.loops import WorkerSigns
 from workers.memory import keep_what_is_loaded
+from workers.sign_of_life import SHOW_EVERY_S
 from workers.time_limits import spare_the_idle
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
@@ -39,7 +41,7 @@ register("event-json", _encode, loads, "application/json", "utf-8")
 app = Celery(
     "reserva",
     amqp="workers.transport:AMQP",
-    include=["workers.heartbeat", "tasks.orders", "tasks.maintenance"],
+    include=["workers.heartbeat", "tasks.orders", "tasks.maintenance", "tasks.replacements"],
 )
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.update(
@@ -94,8 +96,11 @@ app.conf.update(
         "sweep": {"task": "tasks.maintenance.sweep", "schedule": 2.0, "options": {"expires": DAY_S}},
         "reconcile": {"task": "tasks.maintenance.reconcile", "schedule": 60.0, "options": {"expires": DAY_S}},
     },
-    beat_max_loop_interval=5,
+    # Each turn of its loop is a sign of life.
+    beat_scheduler="workers.loops:Scheduler",
+    beat_max_loop_interval=SHOW_EVERY_S,
 )
+app.steps["worker"].add(WorkerSigns)
 
 
 @worker_init.connect

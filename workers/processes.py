@@ -6,11 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
+from workers import sign_of_life
 from workers.proc import POLL_S, descendants, kill_group
+from workers.sign_of_life import Pulse, Replaced
 
 LAUNCH: Final = Path(__file__).with_name("launch.py")
 LOG_BYTES_MAX: Final = 5_000_000
@@ -36,7 +39,8 @@ class Part:
 
     name: str
     argv: Sequence[str]
-    log: Path
+    #: Where it writes, standard output and error. None: where whoever runs the supervisor writes.
+    log: Path | None
     #: Added to the supervisor's own environment.
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
@@ -54,6 +58,14 @@ class Part:
     grace_s: float = 10.0
     #: What the program gets when the supervisor dies without a word.
     orphan_signal: signal.Signals = signal.SIGTERM
+    #: Whether it shows signs of life (`workers.sign_of_life`), and for how long it may be silent once it has begun.
+    shows_life: bool = False
+    silent_s: float = sign_of_life.SILENT_S
+
+    @property
+    def kind(self) -> str:
+        """Its name without the number that tells it from others of its kind."""
+        return self.name.rstrip("0123456789")
 
 
 class Child:
@@ -62,21 +74,26 @@ class Child:
     It ends when the *thread* that started it ends, prctl(2): start parts from the main thread.
     """
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Part, replaced: Replaced | None = None) -> None:
         self.part = part
-        part.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _rotate(part.log)
         part.prepare()
-        with part.log.open("ab") as log:
+        with _opened(part.log) as log:
+            self._pulse = _pulse(part) if part.shows_life else None
             self._process = subprocess.Popen(  # noqa: S603 - the program is the caller's choice
                 _launched(part.argv, part.user, part.orphan_signal, part.niceness),
-                env=os.environ | part.env,
+                env={**os.environ, **part.env, **self._told(replaced)},
                 cwd=part.cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT if log else None,
                 start_new_session=True,
+                pass_fds=[self._pulse.write_end] if self._pulse else [],
             )
+        if self._pulse:
+            self._pulse.started()
+
+    def _told(self, replaced: Replaced | None) -> Mapping[str, str]:
+        return sign_of_life.environment(self._pulse.write_end, replaced) if self._pulse else {}
 
     @property
     def pid(self) -> int:
@@ -97,9 +114,29 @@ class Child:
         """How the main process ended, or None while it runs."""
         return None if self.is_alive() else _ending(self._process.returncode)
 
+    @property
+    def exit_status(self) -> int:
+        """As a shell reports how the main process ended: 128 and the number of the signal, where one ended it."""
+        code = self._process.wait()
+        return 128 - code if code < 0 else code
+
     def is_alive(self) -> bool:
         """Whether the main process runs."""
         return self._process.poll() is None
+
+    @property
+    def has_shown_life(self) -> bool:
+        """Whether there was a sign of life by the last look."""
+        return self._pulse is not None and self._pulse.has_started
+
+    @property
+    def silence_s(self) -> float:
+        """For how long it has shown no sign of life."""
+        return self._pulse.silence_s if self._pulse else 0.0
+
+    def is_silent(self) -> bool:
+        """Whether it has shown no sign of life for longer than it may. To be asked several times a second."""
+        return self._pulse is not None and self._pulse.is_silent()
 
     def wait_ready(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Wait until the part is ready, calling `meanwhile` again and again.
@@ -115,10 +152,14 @@ class Child:
                 raise self.failure(f"was not ready within {self.part.ready_within_s:g} s")
             time.sleep(POLL_S)
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the main process, where it still runs."""
+        if self.is_alive():
+            self._process.send_signal(number)
+
     def stop(self, hurry: Callable[[], bool] = lambda: False) -> bool:
         """Stop it cleanly, within its grace or until `hurry`; then by force. True if no force was needed."""
-        if self.is_alive():
-            self._process.send_signal(self.part.stop_signal)
+        self.send(self.part.stop_signal)
         deadline = time.monotonic() + self.part.grace_s
         while self.is_alive() and time.monotonic() < deadline and not hurry():
             time.sleep(POLL_S)
@@ -130,9 +171,18 @@ class Child:
         """End what is left of the part, its children too, at once."""
         kill_group(self.pid)
         self._process.wait()
+        if self._pulse:
+            self._pulse.close()
+
+    def end_silent(self) -> None:
+        """End it where it is silent, its children too; before, its main process may write where it stands."""
+        sign_of_life.end(self.pid)
+        self.kill()
 
     def failure(self, what_happened: str) -> PartFailedError:
         """An error that tells it with the end of the part's log."""
+        if self.part.log is None:
+            return PartFailedError(f"{self.part.name} {what_happened}")
         lines = self.part.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return PartFailedError(
             "\n".join([f"{self.part.name} {what_happened}. {self.part.log} ends:", *lines])
@@ -188,6 +238,18 @@ def _launched(
     uid, gid, capability = (user.uid, user.gid, user.capability) if user else (0, 0, 0)
     wishes = [os.getpid(), int(orphan_signal), niceness, uid, gid, capability]
     return [sys.executable, "-I", "-S", str(LAUNCH), *map(str, wishes), *argv]
+
+
+def _pulse(part: Part) -> Pulse:
+    return Pulse(silent_s=part.silent_s, stop_within_s=part.grace_s)
+
+
+def _opened(log: Path | None) -> AbstractContextManager[IO[bytes] | None]:
+    if log is None:
+        return nullcontext()
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _rotate(log)
+    return log.open("ab")
 
 
 def _rotate(log: Path) -> None:

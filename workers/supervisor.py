@@ -7,8 +7,8 @@
         system.keep()
 
 Ctrl-C, SIGTERM or SIGHUP end it from any of these lines: the `with` block is left and every part is stopped,
-the last one first. A second Ctrl-C shortens the wait. Until `keep`, a part that ends is an error; then it is
-started again, more and more slowly if it keeps ending.
+the last one first. A second Ctrl-C shortens the wait. Until `keep`, a part that ends is an error; then a part that ends
+or falls silent is started again, more and more slowly if that happens again and again.
 """
 
 import fcntl
@@ -21,16 +21,13 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Final, Self
 
+from workers.kept import Kept
 from workers.proc import POLL_S, children_by_parent, end_all, make_was_told_to_stop, marked_with
 from workers.processes import Child, Part, PartFailedError, run_to_end
 
 #: The environment variable by which processes of an earlier, killed supervisor are found again.
 MARK: Final = "SUPERVISED_IN"
 
-RESTART_DELAY_S: Final = 0.2
-RESTART_DELAY_MAX_S: Final = 10.0
-#: A part that ran for so long has recovered: its next failure counts as the first.
-STEADY_AFTER_S: Final = 30.0
 LOOK_EVERY_S: Final = 1.0
 
 Pids = Mapping[str, list[int]]
@@ -56,7 +53,7 @@ class Supervisor:
         self._say = say
         self._changed = changed
         self._began = time.monotonic()
-        self._kept: list[_Kept] = []
+        self._kept: list[Kept] = []
         self._known_pids: Pids = {}
         self._is_complete = False
         self._next_look = 0.0
@@ -90,7 +87,7 @@ class Supervisor:
                 waiting.append(child)
             while waiting:
                 waiting[0].wait_ready(meanwhile=self._attend)
-                self._kept.append(_Kept(waiting.pop(0)))
+                self._kept.append(Kept(waiting.pop(0)))
                 self._tell(f"{self._kept[-1].part.name} is up")
         finally:
             for child in reversed(waiting):
@@ -166,64 +163,6 @@ class Supervisor:
         except OSError:
             # Whoever was reading is gone. That must not end the system, nor keep it from being stopped.
             self._say = _silence
-
-
-class _Kept:
-    """A part that is to run, and what is known of its present process."""
-
-    def __init__(self, child: Child) -> None:
-        self.part = child.part
-        self.is_ready = True
-        self._child: Child | None = child
-        self._since = time.monotonic()
-        self._failures = 0
-        self._start_at = 0.0
-
-    def pids_among(self, children: Mapping[int, Sequence[int]]) -> list[int]:
-        """The main process, then those below it."""
-        return self._child.pids_among(children) if self._child else []
-
-    def attend(self, tell: Callable[[str], None]) -> None:
-        """Take the next step, if there is one to take, towards a part that runs and is ready."""
-        if self._child is None:
-            if time.monotonic() >= self._start_at:
-                self._restart(tell)
-        elif ending := self._child.ending:
-            self._bury(f"ended with {ending}", tell)
-        elif not self.is_ready:
-            if self.part.is_ready():
-                self.is_ready = True
-                tell(f"{self.part.name} is up again")
-            elif time.monotonic() - self._since > self.part.ready_within_s:
-                self._bury("did not get ready", tell)
-
-    def insist(self) -> None:
-        """Raise PartFailedError if it does not run."""
-        if self._child and self._child.ending:
-            raise self._child.failure(f"ended with {self._child.ending}")
-
-    def stop(self, hurry: Callable[[], bool]) -> bool:
-        """Stop it. True if no force was needed."""
-        return self._child.stop(hurry) if self._child else True
-
-    def _restart(self, tell: Callable[[str], None]) -> None:
-        self._since = time.monotonic()
-        try:
-            self._child = Child(self.part)
-        except (OSError, PartFailedError) as error:
-            self._bury(f"could not be started: {error}", tell)
-
-    def _bury(self, what_happened: str, tell: Callable[[str], None]) -> None:
-        if self._child:
-            # The children of a killed process live on, hold its port and do its work.
-            self._child.kill()
-            self._child = None
-        self.is_ready = False
-        now = time.monotonic()
-        self._failures = 1 if now - self._since > STEADY_AFTER_S else self._failures + 1
-        delay_s = min(RESTART_DELAY_S * 2 ** (self._failures - 1), RESTART_DELAY_MAX_S)
-        self._start_at = now + delay_s
-        tell(f"{self.part.name} {what_happened}; starting it again in {delay_s:g} s")
 
 
 def _locked(folder: Path) -> IO[str]:

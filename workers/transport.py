@@ -37,7 +37,11 @@ from kombu.asynchronous import get_event_loop, set_event_loop
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.json import loads
+from redis.backoff import NoBackoff
 from redis.commands.core import Script
+from redis.retry import Retry
+
+from workers import sign_of_life
 
 log = get_logger(__name__)
 
@@ -210,6 +214,22 @@ class QoS(kombu_redis.QoS):
             log.warning("messages were not returned, and come again after a while: %s", error)
 
 
+class SignOfLife(NoBackoff):
+    """Before each command and each new attempt, a sign of life.
+
+    While Redis is frozen, one command after the other waits for its time limit in one turn of a loop: that shows no sign.
+    """
+
+    def reset(self) -> None:
+        """A command begins."""
+        sign_of_life.show()
+
+    def compute(self, failures: int) -> float:
+        """Try again at once."""
+        sign_of_life.show()
+        return super().compute(failures)
+
+
 class Channel(kombu_redis.Channel):
     """A channel whose consumer fetches in bulk.
 
@@ -263,6 +283,9 @@ class Channel(kombu_redis.Channel):
                 self._shared = self._create_client()
             client = self._shared
         yield client
+
+    def _connparams(self, asynchronous: bool = False) -> Any:
+        return {**super()._connparams(asynchronous), "retry": Retry(SignOfLife(), 1)}
 
     def _disconnect_pools(self) -> None:
         self._shared = None
@@ -543,6 +566,11 @@ class Connection(kombu.Connection):
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
         """Connect, and wait for the broker where it is away."""
         return super().ensure_connection(*args, **{"interval_start": 1, "interval_step": 0, **options})
+
+    def _connection_factory(self) -> Any:
+        # Each attempt is a sign of life: while there is no connection, nobody's loop runs.
+        sign_of_life.show()
+        return super()._connection_factory()
 
 
 class AMQP(celery.app.amqp.AMQP):

@@ -148,7 +148,15 @@ class System:
     def _python(self, name: str, arguments: list[str], *, grace_s: float) -> Part:
         argv = [sys.executable, *arguments]
         log = self._log(name)
-        return Part(name=name, argv=argv, env=self._env, cwd=settings.BASE_DIR, log=log, grace_s=grace_s)
+        return Part(
+            name=name,
+            argv=argv,
+            env=self._env,
+            cwd=settings.BASE_DIR,
+            log=log,
+            grace_s=grace_s,
+            shows_life=True,
+        )
 
     def _log(self, name: str) -> Path:
         return self.data_dir / "logs" / f"{name}.log"

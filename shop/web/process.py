@@ -15,12 +15,12 @@ django.setup(set_prefix=False)
 import uvloop  # noqa: E402 - Django must be set up before anything of the shop is imported
 from django.conf import settings  # noqa: E402
 
-from shop import figures, intake, queue, results, storage_check  # noqa: E402
+from shop import figures, intake, queue, replacements, results, storage_check  # noqa: E402
 from shop.stores import order_database, web_database, web_redis  # noqa: E402
 from shop.tracing import tracing  # noqa: E402
 from shop.web.application import application  # noqa: E402
 from shop.web.server import BACKLOG, CONNECTIONS_MAX, HttpServer  # noqa: E402
-from workers import prefork  # noqa: E402
+from workers import prefork, sign_of_life  # noqa: E402
 from workers.memory import keep_what_is_loaded  # noqa: E402
 from workers.open_files import allow_open_files  # noqa: E402
 
@@ -39,6 +39,7 @@ async def _serve(listener: socket.socket) -> None:
     queue.fulfil_message(queue.EXAMPLE)  # build the template now, not in the first order
     await asyncio.to_thread(storage_check.warn_about_redis)
     tracing.begin()
+    replacements.report()
     server = HttpServer(
         application,
         head_timeout_s=settings.HEAD_TIMEOUT_S,
@@ -56,6 +57,7 @@ async def _serve(listener: socket.socket) -> None:
     await server.start(listener)
     sys.stderr.write(f"process {os.getpid()} takes requests\n")
     await told.wait()
+    sign_of_life.say_goodbye()
     results.settlements.release()  # whoever waits for a result is answered
     await server.stop(drain=_at_most(DRAIN_S, told_again), within_s=ANSWER_WITHIN_S)
     await results.close()
@@ -84,4 +86,4 @@ def run_all(host: str, port: int, processes: int) -> None:
     """The whole web tier, until it is told to stop. Raises OSError where it can't listen."""
     listener = prefork.listen(host, port, BACKLOG)
     keep_what_is_loaded()
-    prefork.serve(run, listener, processes=processes, stop_within_s=STOP_WITHIN_S)
+    prefork.serve(run, listener, part="web", processes=processes, stop_within_s=STOP_WITHIN_S)

@@ -12,6 +12,7 @@ from typing import Final
 
 from shop.web.connection import Connection
 from shop.web.http import Answer, Request
+from workers import sign_of_life
 
 #: Connections of a process, and how many the kernel may keep until a process takes them.
 CONNECTIONS_MAX: Final = 8_192
@@ -85,6 +86,7 @@ class HttpServer:
 
     async def _tick(self) -> None:
         while True:
+            sign_of_life.show()
             self.date = formatdate(usegmt=True)
             now = self.loop.time()
             for connection in [each for each in self.connections if each.is_late(now)]:
