@@ -21,6 +21,7 @@ from shop.figures import ASKED, BATCH_ORDERS, BUSY, ENDED, INTAKE, ORDER_MS, SOL
 from shop.pauses import Part
 from shop.stores import TextRedis, store_faults, web_thread_redis
 from shop.system_state import SystemState
+from workers.sign_of_life import SILENT_S
 
 #: A look is taken again when it is so old.
 FRESH_S: Final = 1.0
@@ -51,6 +52,8 @@ REFUSED: Final = {
 #: How long the scheduler may miss its minute before the board says so.
 RECONCILE_OLD_S: Final = 150
 OLDEST_WARN_S, OLDEST_BAD_S = 5, 30
+#: For how long the board shows that a process was replaced.
+REPLACED_LATELY_S: Final = 900
 
 GOOD, WARN, BAD, NEUTRAL = "good", "warn", "bad", "info"
 
@@ -245,6 +248,7 @@ def _lights(state: SystemState) -> Iterator[Light]:
     yield _reservations(state)
     yield _oldest(state)
     yield _working(state)
+    yield _replaced(state)
 
 
 def _oversold(state: SystemState) -> Light:
@@ -290,6 +294,18 @@ def _working(state: SystemState) -> Light:
     if state.swept_s is None:
         return Light(name="Workers", says=f"{len(state.workers):,}, but no sweep for 30 s", colour=WARN)
     return Light(name="Workers", says=f"{len(state.workers):,} alive", colour=GOOD)
+
+
+def _replaced(state: SystemState) -> Light:
+    """The newest process that was replaced lately, and how many more there were."""
+    lately = [each for each in state.replaced if state.now_s - each.at_ms / 1000 < REPLACED_LATELY_S]
+    if not lately:
+        return Light(name="Replaced processes", says="none lately", colour=GOOD)
+    newest, others = lately[0], len(lately) - 1
+    ago = _age(max(0.0, state.now_s - newest.at_ms / 1000))
+    how = f"silent for {SILENT_S:.0f} s" if newest.cause == "silent" else newest.cause
+    says = f"{newest.part}, {ago} ago: {how}" + (f"; {others} more" if others else "")
+    return Light(name="Replaced processes", says=says, colour=WARN)
 
 
 def _hottest(client: TextRedis, ranked: Mapping[str, Counter[str]]) -> list[list[str]]:

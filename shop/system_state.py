@@ -1,17 +1,18 @@
 """What the system is doing at this moment: what waits, who works, what was found wrong. One look, whoever asks."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from shop import keys, pauses
+from shop import keys, pauses, replacements
 from shop.domain import Order
 from shop.pauses import Part, Pause
 from shop.queue import BROKER_IS_LEDGER
 from shop.reconciliation import Verdict, last_verdict
+from shop.replacements import Replacement
 from shop.stores import TextRedis, store_faults
 from shop.sweeper import HEARTBEAT_TTL_S
 from workers import heartbeat
@@ -26,7 +27,7 @@ class SystemState:
 
     `now_s`: Redis's clock, in Unix time. `waiting`: messages of orders that no worker has fetched; `oldest_s`: for how long
     the order that is next has waited, None too where the broker is not the orders' Redis; `in_hand`: messages that workers
-    have fetched and not finished. `workers`: alive, by the age of their last heartbeat.
+    have fetched and not finished. `workers`: alive, by the age of their last heartbeat. `replaced`: processes, newest first.
     """
 
     now_s: float
@@ -42,6 +43,7 @@ class SystemState:
     swept_s: float | None = None
     reconcile: Verdict | None = None
     pauses: Mapping[Part, Pause] = field(default_factory=dict)
+    replaced: Sequence[Replacement] = ()
 
     @property
     def reconciled_s(self) -> float | None:
@@ -82,6 +84,7 @@ def look(client: TextRedis) -> SystemState:
         swept_s=_age_s(swept_left_ms, HEARTBEAT_TTL_S),
         reconcile=last_verdict(verdict),
         pauses=pauses.current(client),
+        replaced=replacements.recent(client),
     )
 
 

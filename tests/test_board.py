@@ -9,7 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPResponse
 
@@ -18,10 +18,11 @@ import redis
 from django.contrib.auth.models import Permission, User
 
 from shop import board as boards
-from shop import figures, fulfilment, keys, pauses, reconciliation, stock
+from shop import figures, fulfilment, keys, pauses, reconciliation, replacements, stock
 from shop.board import BAD, GOOD, WARN, Board
 from shop.figures import INTAKE, ORDER_MS, Tally
 from shop.pauses import Part
+from shop.replacements import Replacement
 from shop.stores import redis_client
 from tests.builders import a_sku, accepted, an_order, wait_until
 from tests.running import System, frozen
@@ -123,6 +124,31 @@ def test_an_idle_system_that_nobody_has_compared_yet_says_so(nothing_counted: "r
     assert light(shown, "Workers") == (BAD, "none")
     assert (shown.snapshot.text["in"], shown.snapshot.text["p99"]) == ("0", "–")  # noqa: RUF001
     assert len(shown.snapshot.rows) == boards.HISTORY_S
+
+
+@pytest.mark.parametrize(
+    ("minutes_ago", "shown"),
+    [
+        ((), (GOOD, "none lately")),
+        ((16,), (GOOD, "none lately")),
+        ((16, 3), (WARN, "web, 3 min ago: silent for 10 s")),
+        ((14, 5, 3), (WARN, "web, 3 min ago: silent for 10 s; 2 more")),
+    ],
+)
+def test_processes_that_were_replaced_are_told_for_a_quarter_of_an_hour(
+    nothing_counted: "redis.Redis", minutes_ago: Sequence[int], shown: tuple[str, str]
+) -> None:
+    for minutes in minutes_ago:
+        at_ms = int(time.time() - 60 * minutes) * 1000
+        replacements.record(nothing_counted, Replacement(part="web", cause="silent", at_ms=at_ms))
+
+    assert light(looked(nothing_counted), "Replaced processes") == shown
+
+
+def test_where_somebody_has_broken_their_key_the_board_stays(nothing_counted: "redis.Redis") -> None:
+    nothing_counted.set(keys.REPLACEMENTS, "no list")
+
+    assert light(looked(nothing_counted), "Replaced processes") == (GOOD, "none lately")
 
 
 def is_told_and_over(shown: boards.Shown) -> bool:

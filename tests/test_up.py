@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -18,7 +19,8 @@ from shop.management.system import WEB_NICENESS
 from tests.builders import wait_until
 from workers.embedded import RedisServer
 from workers.ports import free_port
-from workers.proc import marked_with, working_in
+from workers.proc import is_running, marked_with, working_in
+from workers.sign_of_life import SILENT_S
 from workers.supervisor import MARK
 
 ROOT = Path(__file__).parent.parent
@@ -70,6 +72,12 @@ class Up:
     def outcome(self, order: str) -> str:
         """The order's state, as soon as it has ended."""
         return self._ask(order, {"Prefer": "wait=20"})["status"]
+
+    def counted(self, cause: str) -> list[str]:
+        """Parts of which a process was replaced."""
+        with urllib.request.urlopen(f"{self.status['web_url']}/metrics", timeout=30) as response:
+            text = response.read().decode()
+        return re.findall(rf'replacements_total{{cause="{cause}",part="(\w+)"}} [1-9]', text)
 
     def _ask(self, path: str, headers: dict[str, str], body: bytes | None = None) -> dict[str, Any]:
         headers = headers | {"Authorization": f"Bearer {self.status['api_key']}"}
@@ -129,6 +137,23 @@ def test_a_second_copy_with_the_same_data_is_refused(up: Up) -> None:
     assert up.status["pids"]["supervisor"]
 
 
+def test_what_stands_still_is_replaced_and_orders_go_on(up: Up) -> None:
+    before = up.status["pids"]
+    still = [before[part][0] for part in ("worker", "scheduler", "flower")] + [before["web"][1]]
+
+    for pid in still:
+        os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: not any(map(is_running, still)), timeout_s=4 * SILENT_S, what="their end")
+    wait_until(
+        lambda: up.output.count("showed no sign of life") == up.output.count("is up again") == 3,
+        what="others in the place of those that `up` looks at itself",
+    )
+
+    assert up.status["pids"]["web"][0] == before["web"][0]
+    assert up.outcome(up.order("MUG-001")) == "confirmed"
+    wait_until(lambda: len(up.counted("silent")) == len(still), what="what Prometheus is told")
+
+
 @pytest.mark.parametrize("part", ["redis", "postgres", "web", "worker"])
 def test_orders_go_on_after_a_part_was_killed(up: Up, part: str) -> None:
     killed = up.status["pids"][part][0]
@@ -137,6 +162,7 @@ def test_orders_go_on_after_a_part_was_killed(up: Up, part: str) -> None:
     wait_until(lambda: up.status["pids"][part][0] != killed, what=f"another {part}")
 
     assert up.outcome(up.order("MUG-001")) == "confirmed"
+    wait_until(lambda: part in {*up.counted("ended"), "redis", "postgres"}, what="what Prometheus is told")
 
 
 def test_after_a_stop_nothing_runs_and_after_a_start_the_data_is_there(up: Up) -> None:

@@ -20,6 +20,7 @@ from shop import figures, system_state
 from shop.domain import ReasonCode, Status
 from shop.figures import Histogram
 from shop.pauses import Part
+from shop.replacements import REPLACED
 from shop.stores import StoreUnavailable, web_thread_redis
 from shop.system_state import SystemState
 from shop.web.http import Answer, Request
@@ -38,6 +39,11 @@ _TO_COME: Final = (
     ),
     f"{figures.ENDED}{Status.FAILED}:{ReasonCode.TOO_MANY_ATTEMPTS}",
     *(f"{figures.HTTP}{method}:500" for method in ("GET", "HEAD", "POST")),
+    *(
+        f"{REPLACED}{part}:{cause}"
+        for part in ("web", "worker", "scheduler", "flower")
+        for cause in ("ended", "silent")
+    ),
 )
 _METHODS = {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
@@ -136,6 +142,15 @@ def _counters(counted: Mapping[str, int]) -> Iterator[Metric]:
             "reserva_http_requests",
             "Requests answered, for the API and for pages.",
             labels=["method", "status"],
+        ),
+    )
+    yield _by_label(
+        counted,
+        REPLACED,
+        CounterMetricFamily(
+            "reserva_process_replacements",
+            "Processes that ended or showed no sign of life, and were replaced.",
+            labels=["part", "cause"],
         ),
     )
     for name, text, field in (
