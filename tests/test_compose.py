@@ -18,6 +18,7 @@ from shop.open_telemetry import CLOSE_S
 from shop.web.process import ANSWER_WITHIN_S, DRAIN_S, STOP_WITHIN_S
 from workers.app import TASK_HARD_LIMIT_S
 from workers.embedded import TUNING
+from workers.parent import STOP_WITHIN_S as STOP_WITHIN_S_OF_PROGRAMS
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = (ROOT / "compose.yaml").read_text()
@@ -176,6 +177,19 @@ def test_the_proxy_is_told_of_those_before_it_and_makes_a_list_of_them(tmp_path:
 
 def test_the_web_tier_is_served_as_by_make_up() -> None:
     assert SERVICES["web"]["command"][:3] == ["python", "-m", WEB_MODULE]
+
+
+@pytest.mark.parametrize("part", ["worker", "scheduler", "flower"])
+def test_celery_s_programs_have_a_parent_that_replaces_them_here_and_by_the_manual(part: str) -> None:
+    parent = f"python -m workers.parent --part={part} -- celery --app=workers.app "
+    manual = (ROOT / "docs" / "go-live.md").read_text()
+
+    assert parent in " ".join(" ".join(SERVICES[part]["command"]).split())
+    assert parent in manual
+
+
+def test_containers_outlast_the_time_that_a_parent_gives_its_program() -> None:
+    assert int(SERVICES["worker"]["stop_grace_period"][:-1]) > STOP_WITHIN_S_OF_PROGRAMS
 
 
 def test_postgres_is_told_what_it_is_told_by_make_up_and_by_the_manual() -> None:
