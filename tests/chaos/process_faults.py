@@ -13,6 +13,7 @@ from tests.chaos.fault import Fault, NotInjected
 from tests.chaos.site import Site
 from workers.proc import children_by_parent, descendants, is_running
 from workers.processes import PartFailedError
+from workers.sign_of_life import SILENT_S
 
 #: Processes that a fault is done to, all of them.
 Pick = Callable[[Site, Random], Sequence[int]]
@@ -20,6 +21,8 @@ Pick = Callable[[Site, Random], Sequence[int]]
 SHORT_S: Final = (0.3, 1.5)
 #: Longer than a lock lives.
 LONG_S: Final = (keys.LOCK_TTL_MS / 1000 + 0.5, keys.LOCK_TTL_MS / 1000 + 1.5)
+#: With room for a machine that is busy.
+REPLACED_WITHIN_S: Final = 2 * SILENT_S
 
 
 def _one(random: Random, pids: Sequence[int], what: str) -> list[int]:
@@ -151,6 +154,20 @@ def _frozen(name: str, what: str, pick: Pick, *, answers: bool) -> Iterator[Faul
         )
 
 
+def _stands_still(name: str, what: str, pick: Pick) -> Fault:
+    """Frozen until its parent has replaced it."""
+    return Fault(
+        name=name,
+        description=f"SIGSTOP to {what}, until it is replaced",
+        answers=True,
+        inject=_signal(signal.SIGSTOP, pick),
+        heal=_wake,
+        hold_s=(REPLACED_WITHIN_S, REPLACED_WITHIN_S),
+        is_done=lambda _, pids: not any(map(is_running, pids)),
+        is_rare=True,
+    )
+
+
 FAULTS: Final = (
     _killed("web-killed", "a web process", _web_process, answers=True),
     _killed("web-parent-killed", "the parent of the web processes", _main("web"), answers=False),
@@ -164,6 +181,9 @@ FAULTS: Final = (
     *_frozen("worker-frozen", "a worker's parent", _main("worker"), answers=True),
     *_frozen("pool-process-frozen", "a process of a worker's pool", _pool_process, answers=True),
     *_frozen("scheduler-frozen", "the scheduler", _main("scheduler"), answers=True),
+    _stands_still("web-stands-still", "a web process", _web_process),
+    _stands_still("worker-stands-still", "a worker's parent", _main("worker")),
+    _stands_still("scheduler-stands-still", "the scheduler", _main("scheduler")),
     *_frozen("redis-frozen", "Redis", _redis, answers=False),
     *_frozen("postgres-frozen", "all of PostgreSQL", _all_of_postgres, answers=True),
     *_frozen("backend-frozen", "a process of PostgreSQL that serves a connection", _backend, answers=True),
