@@ -27,6 +27,12 @@ def page(
     return response
 
 
+def arrived_at(request: HttpRequest, now: float) -> float:
+    """When a request arrived (loop time); `now` where that is not known."""
+    scope = getattr(request, "scope", {})
+    return float(scope.get("received_at") or now)
+
+
 def wants_json(request: HttpRequest) -> bool:
     """Whether the storefront's script asks, which takes its answers as JSON."""
     return request.headers.get("Accept") == "application/json"

@@ -30,7 +30,7 @@ from django.views.decorators.http import require_POST
 from shop import intake
 from shop.domain import STOREFRONT, Line, Status, is_sku
 from shop.intake import Accepted, Intake, IntakePaused, QueueFull, RateLimited, Replayed, Reused
-from shop.pages.answers import later, lead_to, may_be_away
+from shop.pages.answers import arrived_at, later, lead_to, may_be_away
 from shop.pages.buyer import BasketFull, Buyer, Tap, is_key
 from shop.pages.orders import order_of, orders, what_is_left
 from shop.pages.storefront import NO_QUANTITY, whole
@@ -121,6 +121,7 @@ async def _order(
 ) -> HttpResponseBase:
     """Have an order taken in, and lead to it."""
     now = asyncio.get_running_loop().time()
+    deadline = arrived_at(request, now) + PATIENCE_S
     order = intake.new_order(
         client=STOREFRONT,
         key=_full_key(buyer, key),
@@ -130,8 +131,8 @@ async def _order(
         now_ms=int(time.time() * 1000),
     )
     try:
-        with gate.passage(now):
-            answer = await intake.accept(order, _full_key(buyer, key), now + PATIENCE_S)
+        with gate.passage(now, deadline):
+            answer = await intake.accept(order, _full_key(buyer, key), deadline)
     except Problem as problem:
         return _busy(request, buyer, problem.kind)
     except (StoreUnavailable, TimeoutError):

@@ -271,6 +271,7 @@ class Connection(asyncio.Protocol):
 
     def _receive(self, request: Request) -> None:
         self.deadline = math.inf
+        request.received_at = self._server.arrival(self._transport)
         if self._answering is None and not self._is_full:
             self._begin(request)
             return

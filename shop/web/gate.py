@@ -1,5 +1,6 @@
 """Keeping out what can't be served: whoever would only wait is refused before anything is read or asked for it."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -22,9 +23,12 @@ class Gate:
         self._full_until = 0.0
 
     @contextmanager
-    def passage(self, now: float) -> Iterator[None]:
-        """Take in an order for as long as the block lasts. Raises `Problem` where it would only keep others waiting."""
-        if self.inside >= self.MOST:
+    def passage(self, now: float, deadline: float = math.inf) -> Iterator[None]:
+        """Take in an order for as long as the block lasts. Raises `Problem` where it would only keep others waiting.
+
+        That includes an order whose `deadline` has passed before its turn came.
+        """
+        if self.inside >= self.MOST or now >= deadline:
             figures.tally.add(f"{figures.INTAKE}unavailable")
             raise Problem(kind=Kind.UNAVAILABLE)
         if self.inside >= self.FEW and now < self._full_until:

@@ -27,6 +27,7 @@ class Request:
     """One request. `path`: decoded; `headers`: every value of each, by name in lower case; `peer`: who is connected.
 
     `fault`: why it was not received to its end. `is_last`: whether its client wants no answer after this one.
+    `received_at`: when all of it had arrived (loop time); 0 where that is not known.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Request:
     peer: tuple[str, int] | None = None
     fault: Exception | None = None
     is_last: bool = False
+    received_at: float = 0.0
 
     def sent(self, name: bytes) -> list[str]:
         """Every value of a header as it was received. `name`: in lower case."""
