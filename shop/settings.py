@@ -5,6 +5,7 @@
 
 import json
 import sys
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,8 @@ SECRET_KEY = SECRET_KEY or "only for commands that touch no data"
 
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+#: Whose word on where a request comes from (X-Forwarded-For) is taken.
+TRUSTED_PROXIES = [ip_network(network) for network in env.list("TRUSTED_PROXIES", default=[])]
 
 # --- what an order may be, and how many may wait -------------------------------------------------
 MAX_ORDER_LINES = env.int("MAX_ORDER_LINES", default=2000)
