@@ -13,9 +13,9 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import connection
 
-from shop.pages.policy import CONTENT_SECURITY_POLICY
 from shop.pages.static_files import StaticFiles
 from shop.web.content_coding import accepts_gzip
+from shop.web.content_policy import CONTENT_SECURITY_POLICY
 from shop.web.documentation import WHEEL
 from tests.builders import a_sku
 from tests.raw_http import Reply, exchange, head

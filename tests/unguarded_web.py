@@ -2,7 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any
 
 from django.conf import settings
@@ -13,7 +15,9 @@ from shop.results import Settlements
 from shop.web import connection, orders, parsing
 from shop.web.__main__ import main
 from shop.web.gate import Gate
+from shop.web.lanes import Lane
 from shop.web.refusals import Refusals
+from shop.web.server import HttpServer
 
 
 def _without_time_limits() -> None:
@@ -89,6 +93,24 @@ def _without_a_rate_of_refusals() -> None:
     Refusals.count = lambda _refusals, _client, _body_bytes: None  # type: ignore[method-assign]
 
 
+def _without_places_for_pages() -> None:
+    @asynccontextmanager
+    async def a_thread_for_each(_lane: Lane, _address: str, _at: float, **_: int) -> AsyncIterator[Executor]:
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            yield thread
+
+    Lane.place = a_thread_for_each  # type: ignore[method-assign]
+
+
+def _without_the_time_of_arrival() -> None:
+    HttpServer.arrival = lambda server, _transport: server.loop.time()  # type: ignore[method-assign]
+
+
+def _without_places_and_the_time_of_arrival() -> None:
+    _without_places_for_pages()
+    _without_the_time_of_arrival()
+
+
 GUARDS: Mapping[str, Callable[[], None]] = {
     "all but a hundred places of the gate": _with_a_gate_of_a_hundred,
     "codings": _with_bodies_in_any_coding,
@@ -104,6 +126,7 @@ GUARDS: Mapping[str, Callable[[], None]] = {
     "own keys": _with_one_key_for_all_orders_of_a_buyer,
     "the past": _with_orders_from_pages_of_the_past,
     "own keys and the past": _with_both,
+    "crowds": _without_places_and_the_time_of_arrival,
     "framing": _with_a_lenient_parser,
 }
 if __name__ == "__main__":

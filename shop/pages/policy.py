@@ -1,22 +1,11 @@
 """What browsers are told about every page that Django serves."""
 
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 from django.http import HttpRequest, HttpResponseBase
 from django.utils.decorators import async_only_middleware
 
-#: Everything comes from this site; a page itself holds neither script nor style.
-CONTENT_SECURITY_POLICY: Final = "; ".join((
-    "default-src 'none'",
-    "script-src 'self'",
-    "style-src 'self'",
-    "img-src 'self'",
-    "connect-src 'self'",
-    "form-action 'self'",
-    "base-uri 'none'",
-    "frame-ancestors 'none'",
-))  # fmt: skip
+from shop.web.content_policy import CONTENT_SECURITY_POLICY
 
 _Answering = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 

@@ -1,10 +1,10 @@
 """The storefront: products with the stock of this moment, and a basket. What is bought goes to `shop.pages.ordering`."""
 
 from typing import Final
-from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponseBase
+from django.middleware.csrf import get_token
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_safe
 
@@ -13,9 +13,9 @@ from shop.domain import QUANTITY_MAX, is_sku
 from shop.offers import Offer
 from shop.pages.answers import lead_to, may_be_away, page
 from shop.pages.buyer import BASKET_LINES, BasketFull, Buyer
+from shop.pages.showcase import shelf
 from shop.pages.showing import Shown, total_of, with_offers
 
-PRODUCTS_ON_A_PAGE: Final = 24
 _SEARCH_MAX_LENGTH: Final = 64
 
 
@@ -25,20 +25,16 @@ async def products(request: HttpRequest) -> HttpResponseBase:
     """`/`: products on sale, a page at a time, or those that a search finds."""
     search = request.GET.get("q", "").replace("\0", "").strip()[:_SEARCH_MAX_LENGTH]
     after = request.GET.get("after", "").replace("\0", "")
-    found = await offers.listed(search=search, after=after, limit=PRODUCTS_ON_A_PAGE + 1)
+    found = await shelf(search=search, after=after)
     buyer = Buyer.of(request)
-    shown = [_to_be_bought(offer, buyer) for offer in found[:PRODUCTS_ON_A_PAGE]]
-    following = ""
-    if len(found) > PRODUCTS_ON_A_PAGE:
-        following = "?" + urlencode({**({"q": search} if search else {}), "after": shown[-1].sku})
     return page(
         request,
         buyer,
         "products",
-        products=shown,
+        products=found.for_buyer(buyer, get_token(request)),
         search=search,
         after=after,
-        following=following,
+        following=found.following,
     )
 
 

@@ -9,8 +9,8 @@ from shop import offers, results
 from shop.domain import STOREFRONT, Status
 from shop.pages.buyer import COOKIE, Buyer
 from shop.pages.orders import is_wish_recorded, order_of, shown_as
+from shop.pages.showcase import PRODUCTS_ON_A_PAGE
 from shop.pages.showing import stock_words
-from shop.pages.storefront import PRODUCTS_ON_A_PAGE
 from shop.waiting_line import line
 from shop.web.http import Answer, Request
 from shop.web.problems import Kind, Problem, require_method

@@ -1,24 +1,62 @@
 """Pages: requests that Django's own handler answers, and its answers in one piece."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any
 
+from asgiref.sync import ThreadSensitiveContext
 from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 
+from shop.web import lanes, staff
+from shop.web.addresses import client_address
 from shop.web.content_coding import accepts_gzip
+from shop.web.crowded import crowded
 from shop.web.http import Answer, Request, without_escapes
+from shop.web.lanes import Crowded, Lane
 from shop.web.parsing import HEADER_MAX_LENGTH
+from shop.web.sign_in import failures
 
 _django: Any = ASGIHandler()
-# Each of its requests has a thread of its own. A connection that was kept would be met by no other thread, and stay open
-# until the collector of garbage comes by, which is seldom here (`workers.memory`): some pages, and PostgreSQL had none left.
+# Places for staff have threads of their own. What one of them has kept would be of no use to a page on another.
 connections.settings["default"]["CONN_MAX_AGE"] = 0
+
+#: Pages for staff, whose views wait for PostgreSQL.
+_FOR_STAFF = ("/admin", "/live")
+_SIGN_IN = "/admin/login/"
+_FILES = ("/static/", "/favicon.ico")
 
 
 async def page(request: Request) -> Answer:
-    """Django's answer."""
+    """Django's answer, or that too many ask for pages at this moment."""
+    arrived_at = request.received_at or asyncio.get_running_loop().time()
+    address = client_address(request)
+    lane = _lane(request)
+    is_suspect = lane is lanes.SIGN_IN and failures.is_suspect(address, time.monotonic())
+    try:
+        async with (
+            lane.place(address, arrived_at, behind=lanes.SUSPECT if is_suspect else 0) as place,
+            ThreadSensitiveContext(executor=place),
+        ):
+            if lane is lanes.DOOR:
+                await staff.recognise(request, place)
+            return await _answered(request, address)
+    except Crowded:
+        return crowded(request)
+
+
+def _lane(request: Request) -> Lane:
+    if request.path == _SIGN_IN and request.method == "POST":
+        return lanes.SIGN_IN
+    if request.path.startswith(_FOR_STAFF):
+        return lanes.STAFF if staff.is_known(request) else lanes.DOOR
+    if request.path.startswith(_FILES):
+        return lanes.FILES
+    return lanes.VISITORS if request.method in {"GET", "HEAD"} else lanes.FORMS
+
+
+async def _answered(request: Request, address: str) -> Answer:
     answer = Answer()
     cookies: list[str] = []
     parts: list[bytes] = []
@@ -42,7 +80,7 @@ async def page(request: Request) -> Answer:
             elif name != "content-length":
                 answer.headers[name] = value
 
-    await _django(_scope(request), receive, send)
+    await _django(_scope(request, address), receive, send)
     answer.content, answer.cookies = b"".join(parts), cookies
     return answer
 
@@ -62,8 +100,8 @@ def _headers(request: Request) -> Iterator[tuple[bytes, bytes]]:
                 yield name, _readable(name, value).encode("latin-1")
 
 
-def _scope(request: Request) -> dict[str, Any]:
-    """The request as ASGI describes it (ASGI 3.0, HTTP connection scope)."""
+def _scope(request: Request, address: str) -> dict[str, Any]:
+    """The request as ASGI describes it (ASGI 3.0, HTTP connection scope), and when it arrived."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -75,8 +113,9 @@ def _scope(request: Request) -> dict[str, Any]:
         "query_string": request.query_string,
         "root_path": "",
         "headers": list(_headers(request)),
-        "client": request.peer,
+        "client": (address, 0),
         "server": None,
+        "received_at": request.received_at,
     }
 
 

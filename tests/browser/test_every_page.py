@@ -2,7 +2,7 @@
 
 import pytest
 
-from shop.pages.policy import CONTENT_SECURITY_POLICY
+from shop.web.content_policy import CONTENT_SECURITY_POLICY
 from tests.browser.chromium import Visitor
 from tests.browser.conftest import Opening
 
