@@ -151,6 +151,9 @@ class InsufficientStock(Refused):
 OVERLOADED: Final = frozenset({"rate-limited", "queue-full", "intake-paused"})
 #: What to raise for which problem type; for those that are not here, the request is repeated.
 REFUSALS: Final[Mapping[str, type[Refused]]] = {
+    "malformed-request": Invalid,
+    "address-too-long": Invalid,
+    "head-too-large": Invalid,
     "malformed-json": Invalid,
     "invalid-idempotency-key": Invalid,
     "invalid-request": Invalid,
@@ -168,7 +171,7 @@ REFUSALS: Final[Mapping[str, type[Refused]]] = {
     "not-cancellable": NotCancellable,
     "insufficient-stock": InsufficientStock,
 }
-#: A body that was too slow, and too many requests: the same request may have a good answer the next time.
+#: A request that was too slow, and too many requests: the same request may have a good answer the next time.
 _REPEATED: Final = {408, 429}
 
 

@@ -303,24 +303,43 @@ class Settlements:
 settlements = Settlements()
 
 
+class Hold:
+    """An answer that is held back while its order is queued."""
+
+    __slots__ = ("changed", "is_released")
+
+    def __init__(self) -> None:
+        self.is_released = False
+        #: What the one who waits looks at, while it waits.
+        self.changed: asyncio.Future[News | None] | None = None
+
+    def release(self) -> None:
+        """Have it answered now, with the present state."""
+        self.is_released = True
+        if self.changed is not None and not self.changed.done():
+            self.changed.set_result(None)
+
+
 async def close() -> None:
     """Stop listening, and close this module's connection."""
     await settlements.close()
     await _line.close()
 
 
-async def wait(order_id: str, client: str, seconds: float) -> OrderState | None:
-    """`find`, but hold the answer for up to `seconds` while the order is queued and this process goes on.
+async def wait(order_id: str, client: str, seconds: float, hold: Hold | None = None) -> OrderState | None:
+    """`find`, but hold the answer for up to `seconds` while the order is queued, until `hold` or all waits are released.
 
     Who waits has the order from the first look, and its end from what is published: a second look would cost as much as the
     first, and take as long.
     """
+    hold = hold or Hold()
     clock = asyncio.get_running_loop().time
     until = clock() + seconds
     asks_again, asks_again_at = True, min(until, clock() + BOOKS_AFTER_S)
     while True:
         async with settlements.watch(order_id) as changed:
-            is_over = settlements.is_released or clock() >= until
+            hold.changed = changed
+            is_over = hold.is_released or settlements.is_released or clock() >= until
             state = await _look(order_id, client, asks_again=asks_again and not is_over)
             if state is None or state.status is not Status.QUEUED or is_over:
                 return state

@@ -39,7 +39,9 @@ async def order(request: Request, order_id: uuid.UUID) -> Answer:
     if state is None:
         raise Problem(kind=Kind.NOT_FOUND)
     if state.status is Status.QUEUED:
-        state = await results.wait(str(order_id), STOREFRONT, HELD_S) or state
+        hold = results.Hold()
+        request.when_left(hold.release)
+        state = await results.wait(str(order_id), STOREFRONT, HELD_S, hold) or state
     shown, words = shown_as(state, is_wish_recorded=is_wished), ""
     if shown == Status.QUEUED:
         standing = await line.standing(str(order_id), state.order.accepted_at_ms)

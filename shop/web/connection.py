@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from httptools import (
     HttpParserError,
     HttpParserInvalidMethodError,
+    HttpParserInvalidURLError,
     HttpParserUpgrade,
     HttpRequestParser,
     parse_url,
@@ -28,7 +29,9 @@ from shop.web.problems import Kind, Problem
 if TYPE_CHECKING:
     from shop.web.server import HttpServer
 
-#: Bytes of a head, and fields in it.
+#: Bytes of an address. The longest of our own have 3,500: a search of 255 characters and a cursor, percent-encoded.
+TARGET_BYTES_MAX: Final = 8_192
+#: Bytes of a head beside it, and fields in it.
 HEAD_BYTES_MAX: Final = 65_536
 FIELDS_MAX: Final = 100
 #: A client that is still sending does not read: a body that is too large is taken in, and thrown away, up to this size
@@ -38,10 +41,14 @@ DISCARD_BYTES: Final = 16 * 1_048_576
 PARTS_MAX: Final = 10_000
 #: Of what comes with a body and is none of it: sizes and extensions of chunks, and fields after it.
 FRAMING_BYTES_MAX: Final = 1_048_576
-#: What all connections of a process may keep of bodies that have not ended, or whose turn has not come. Beyond it, small
-#: bodies alone are taken: buyers' orders go on while somebody sends the begins of very many large ones.
+#: What all connections of a process may keep of requests that are not answered. Beyond it, each connection may have small
+#: ones alone, one behind the other: orders continue while another client sends the beginnings of very many large ones.
 KEPT_BYTES_MAX: Final = 128 * 1_048_576
-SMALL_BODY_BYTES: Final = 16_384
+SMALL_REQUEST_BYTES: Final = 16_384
+#: What a part of a body takes beside its bytes.
+PART_BYTES: Final = 64
+#: Methods whose body may be read. That of any other is received and not kept.
+METHODS_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 #: Requests of one connection that wait for those before them, if their bodies are no larger than one may be; then no more
 #: are read.
 PIPELINED_MAX: Final = 64
@@ -49,15 +56,30 @@ PIPELINED_MAX: Final = 64
 LINGER_S: Final = 2.0
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _BODILESS: Final = {204, 304}
-_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,40}) (/[!-~]{0,2000}) HTTP/1\.[01]\r\n")
+_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,40}) /[!-~]{0,2000} HTTP/1\.[01]\r\n")
+#: A host and its port (RFC 3986, 3.2.2 and 3.2.3), in a field and in an address.
+_HOST: Final = re.compile(
+    r"(?:\[[0-9A-Fa-f:.]{2,45}\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::[0-9]{0,5})?"
+)
+_ABSOLUTE: Final = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
 
 
 class _Cut(Exception):
-    """Nothing more is to be read from this connection. `status`: what is said then, where no request can be answered."""
+    """Nothing more is to be read from this connection: the answer of the last request is on its way."""
 
-    def __init__(self, status: int = 0) -> None:
-        super().__init__(status)
-        self.status = status
+
+def _malformed(detail: str | None = None) -> Problem:
+    return Problem(kind=Kind.MALFORMED_REQUEST, detail=detail)
+
+
+def _problem_of(error: HttpParserError) -> Problem:
+    """Why the parser stopped: a callback's `Problem`, or a fault that the parser itself has found."""
+    cause = error.__context__
+    if isinstance(cause, Problem):
+        return cause
+    if isinstance(error, HttpParserInvalidURLError) or isinstance(cause, HttpParserInvalidURLError):
+        return _malformed("The address has characters that it cannot have. Percent-encode it (RFC 3986).")
+    return _malformed()
 
 
 class Connection(asyncio.Protocol):
@@ -69,6 +91,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_answering",
+        "_asked",
         "_fields",
         "_has_begun",
         "_head_bytes",
@@ -85,6 +108,7 @@ class Connection(asyncio.Protocol):
         "_size",
         "_transport",
         "_unfinished_bytes",
+        "_unknown_method",
         "_url",
         "_waiting",
         "deadline",
@@ -97,6 +121,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._peer: tuple[str, int] | None = None
         self._answering: asyncio.Task[None] | None = None
+        #: The request that is being answered.
+        self._asked: Request | None = None
         self._waiting: deque[Request] = deque()
         self._request: Request | None = None
         self._has_begun = False
@@ -105,6 +131,8 @@ class Connection(asyncio.Protocol):
         #: The client does not read its answers.
         self._is_full = False
         self._is_paused = False
+        #: A method that the parser does not know, of the request that is being received.
+        self._unknown_method = ""
         self._url = b""
         self._headers: dict[bytes, list[str]] = {}
         self._head_bytes = self._fields = self._unfinished_bytes = self._size = self._parts_count = 0
@@ -119,13 +147,15 @@ class Connection(asyncio.Protocol):
         self._server.connections.add(self)
         self._allow(self._server.head_timeout_s)
         if self._server.is_full:
-            self._refuse(503)
+            self._refuse(Problem(kind=Kind.UNAVAILABLE))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.forget(self)
         self._is_cut = True
         self._drop_body()
         self._drop_waiting()
+        if self._asked is not None:
+            self._asked.leave()
         # The parser knows this connection, too: what a client had sent would be kept until the collector of garbage comes.
         del self._parser
 
@@ -140,21 +170,26 @@ class Connection(asyncio.Protocol):
                 self._decline(memoryview(data)[wish.args[0] :])
         except HttpParserInvalidMethodError:
             if had_begun or self._answering is not None or self._waiting:
-                self._cut_short(400)  # it does not begin where the data begins
+                self._cut_short(_malformed())  # it does not begin where the data begins
             else:
                 self._receive_unknown_method(data)
         except HttpParserError as error:
-            cut = error.__context__
-            self._cut_short(cut.status if isinstance(cut, _Cut) else 400)
+            self._cut_short(_problem_of(error))
         else:
             if had_begun and self._has_begun and self._request is request:
                 self._count_unfinished(len(data))
 
     def eof_received(self) -> bool:
-        """Whoever sends no more may still read: stay for the answers that are due."""
+        """A client that sends no more may still read: stay for the answers that are due.
+
+        It may also have closed the connection; only what is written would tell. So nothing is held back for it.
+        """
         if self._request is not None and not self._is_cut:
             self._receive_fault(Kind.INCOMPLETE_BODY)
         self._is_cut = True
+        for request in (self._asked, *self._waiting):
+            if request is not None:
+                request.leave()
         return self._answering is not None or bool(self._waiting)
 
     def pause_writing(self) -> None:
@@ -181,8 +216,8 @@ class Connection(asyncio.Protocol):
         if self._request is not None:
             return
         self._url += url
-        if len(self._url) > HEAD_BYTES_MAX:
-            raise _Cut(414)
+        if len(self._url) > TARGET_BYTES_MAX:
+            raise Problem(kind=Kind.ADDRESS_TOO_LONG)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._request is not None:
@@ -190,7 +225,7 @@ class Connection(asyncio.Protocol):
         self._fields += 1
         self._head_bytes += len(name) + len(value)
         if self._fields > FIELDS_MAX or self._head_bytes > HEAD_BYTES_MAX:
-            raise _Cut(431)
+            raise Problem(kind=Kind.HEAD_TOO_LARGE)
         name, text = name.lower(), value.decode("latin-1")
         if name in self._headers:
             self._headers[name].append(text)
@@ -201,36 +236,59 @@ class Connection(asyncio.Protocol):
         if self._request is not None:
             return
         version = self._parser.get_http_version()
-        if version not in {"1.1", "1.0"} or not self._names_its_host(version):
-            raise _Cut(400)  # of two hosts a proxy might have looked at the other one (RFC 9112, 3.2)
+        if version not in {"1.1", "1.0"}:
+            raise _malformed("The version must be HTTP/1.1 or HTTP/1.0.")
+        self._find_host(version)
         if not self._is_plainly_framed():
             # A proxy that does not know the coding might see the end of the body elsewhere (RFC 9112, 6.1).
-            raise _Cut(400)
+            raise _malformed("The body may have no coding but chunks.")
         url = parse_url(self._url)
         path = (url.path or b"/").decode("ascii")
-        request = Request(
-            method=self._parser.get_method().decode(),
+        self._request = request = Request(
+            method=self._unknown_method or self._parser.get_method().decode(),
             path=unquote(path) if "%" in path else path,
             query_string=url.query or b"",
             headers=self._headers,
             peer=self._peer,
         )
+        self._unknown_method = ""
         request.is_last = not self._parser.should_keep_alive() or version == "1.0"
-        self._request = request
         self._parts, self._size, self._parts_count = [], 0, 0
         self._allow(self._server.body_timeout_s)
+        self._keep(self._head_bytes + len(self._url))
         length = self._headers.get(b"content-length")
         declared = int(length[0]) if length else 0
-        expects = b"expect" in self._headers
-        if declared > (self._server.body_bytes_max if expects else DISCARD_BYTES):
+        waits = b"expect" in self._headers and self._waits_to_send()
+        if declared > (self._server.body_bytes_max if waits else DISCARD_BYTES):
             self._receive_fault(Kind.PAYLOAD_TOO_LARGE)
             raise _Cut
-        if expects and version == "1.1" and self._answering is None and not self._waiting:
+        has_body = declared or b"transfer-encoding" in self._headers
+        if waits and has_body and version == "1.1" and self._answering is None and not self._waiting:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _names_its_host(self, version: str) -> bool:
-        hosts = len(self._headers.get(b"host", ()))
-        return hosts == 1 or (hosts == 0 and version == "1.0")
+    def _find_host(self, version: str) -> None:
+        """See that the request names one host (RFC 9112, 3.2): of two a proxy might have looked at the other one.
+
+        The host of an address in absolute form counts, whatever the field says (RFC 9112, 3.2.2).
+        """
+        hosts = self._headers.get(b"host", [])
+        if len(hosts) > 1 or (version == "1.1" and not hosts):
+            raise _malformed("Send one Host field.")
+        if not self._url.startswith((b"/", b"*")):
+            absolute = _ABSOLUTE.match(self._url.decode("latin-1"))
+            if absolute is None:
+                raise _malformed("The address must be a path, or begin with http:// or https://.")
+            self._headers[b"host"] = [absolute[1]]
+            hosts = [*hosts, absolute[1]]
+        for host in hosts:
+            if _HOST.fullmatch(host) is None:
+                raise _malformed(
+                    "The Host, or that of the address, is no name or IP address with or without a port."
+                )
+
+    def _waits_to_send(self) -> bool:
+        """Whether the client waits for a word before it sends its body (RFC 9110, 10.1.1). All else is ignored."""
+        return {value.strip().lower() for value in self._headers[b"expect"]} == {"100-continue"}
 
     def _is_plainly_framed(self) -> bool:
         """Whether the body has no coding but chunks. The parser looks at the last one alone."""
@@ -242,12 +300,9 @@ class Connection(asyncio.Protocol):
         self._parts_count += 1
         if self._size > self._server.body_bytes_max:
             self._drop_body()
-        else:
+        elif self._request is not None and self._request.method in METHODS_WITH_BODY:
             self._parts.append(part)
-            self._server.kept_bytes += len(part)
-            if self._server.kept_bytes > KEPT_BYTES_MAX and self._size > SMALL_BODY_BYTES:
-                self._receive_fault(Kind.UNAVAILABLE)
-                raise _Cut
+            self._keep(len(part) + PART_BYTES)
         if self._size > DISCARD_BYTES:
             self._receive_fault(Kind.PAYLOAD_TOO_LARGE)
             raise _Cut
@@ -264,7 +319,7 @@ class Connection(asyncio.Protocol):
             request.fault = Problem(kind=Kind.PAYLOAD_TOO_LARGE)
         else:
             request.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-            self._parts = []  # it is kept still: as the request's
+            self._parts = []
         self._receive(request)
 
     # --- requests ---------------------------------------------------------------------------------
@@ -278,28 +333,45 @@ class Connection(asyncio.Protocol):
         self._waiting.append(request)
         if not self._is_paused and (
             len(self._waiting) == PIPELINED_MAX
-            or sum(len(each.body) for each in self._waiting) > self._server.body_bytes_max
+            or sum(each.kept_bytes for each in self._waiting) > self._server.body_bytes_max
         ):
             self._is_paused = True
             self._transport.pause_reading()
 
     def _receive_fault(self, kind: Kind, detail: str | None = None) -> None:
         """Let the request that is being received be answered with a problem, and nothing be read after it."""
+        self._drop_body()
         request, self._request = self._request, None
         assert request is not None
-        self._drop_body()
         request.fault = Problem(kind=kind, detail=detail)
         request.is_last = True
         self._is_cut = True
         self._receive(request)
 
+    def _keep(self, count: int) -> None:
+        """Count bytes of the request that is being received until it is answered, or dropped."""
+        request = self._request
+        assert request is not None
+        request.kept_bytes += count
+        self._server.kept_bytes += count
+        is_more = request.kept_bytes > SMALL_REQUEST_BYTES or self._waiting
+        if is_more and self._server.kept_bytes > KEPT_BYTES_MAX:
+            self._receive_fault(Kind.UNAVAILABLE)
+            raise _Cut
+
+    def _release(self, request: Request) -> None:
+        self._server.kept_bytes -= request.kept_bytes
+        request.kept_bytes = 0
+
     def _drop_body(self) -> None:
         """Keep nothing of the body that is being received."""
-        self._server.kept_bytes -= sum(map(len, self._parts))
         self._parts = []
+        if self._request is not None:
+            self._release(self._request)
 
     def _drop_waiting(self) -> None:
-        self._server.kept_bytes -= sum(len(request.body) for request in self._waiting)
+        for request in self._waiting:
+            self._release(request)
         self._waiting.clear()
 
     def _decline(self, unread: memoryview) -> None:
@@ -319,11 +391,6 @@ class Connection(asyncio.Protocol):
     def _begin_anew(self) -> None:
         """Have another parser read the body of the request whose head was read."""
         assert self._request is not None
-        if self._request.method == "CONNECT":
-            request, self._request, self._is_cut = self._request, None, True
-            request.is_last = True
-            self._receive(request)
-            return
         framing = "".join(
             f"{name.decode()}: {value}\r\n"
             for name in (b"content-length", b"transfer-encoding")
@@ -333,20 +400,21 @@ class Connection(asyncio.Protocol):
         self._parser.feed_data(f"POST / HTTP/1.1\r\n{framing}\r\n".encode())
 
     def _receive_unknown_method(self, data: bytes) -> None:
-        """The parser knows methods by a list, and a path which of them it has: it can say so for any other, too."""
+        """The parser knows methods by a list. What has another one is read as if it had one of these."""
         line = _REQUEST_LINE.match(data)
         if line is None:
-            self._cut_short(400)
+            self._cut_short(_malformed())
             return
-        self._is_cut = True
-        self._receive(Request(method=line[1].decode(), path=unquote(line[2].decode()), is_last=True))
+        self._parser = HttpRequestParser(self)
+        self._unknown_method = line[1].decode()
+        self.data_received(b"DELETE" + data[line.end(1) :])
 
-    def _cut_short(self, status: int) -> None:
+    def _cut_short(self, problem: Problem) -> None:
         """What came can't be read on."""
         if self._request is not None:
             self._receive_fault(Kind.INCOMPLETE_BODY)
         elif not self._is_cut:
-            self._refuse(status)
+            self._refuse(problem)
 
     def _count_unfinished(self, count: int) -> None:
         """Bytes that brought neither a head nor a body to its end.
@@ -354,10 +422,8 @@ class Connection(asyncio.Protocol):
         The parser puts a field together anew with each piece of it: a long one would cost the square of its length.
         """
         self._unfinished_bytes += count
-        if (
-            self._request is None and self._unfinished_bytes > 2 * HEAD_BYTES_MAX
-        ):  # an address, and all fields
-            self._refuse(431)
+        if self._request is None and self._unfinished_bytes > 2 * HEAD_BYTES_MAX:
+            self._refuse(Problem(kind=Kind.HEAD_TOO_LARGE))
         elif self._request is not None and self._unfinished_bytes - self._size > FRAMING_BYTES_MAX:
             self._receive_fault(Kind.PAYLOAD_TOO_LARGE)
 
@@ -372,14 +438,14 @@ class Connection(asyncio.Protocol):
         elif self._request is not None:
             self._receive_fault(Kind.REQUEST_TIMEOUT)
         elif self._has_begun:
-            self._refuse(408)
+            self._refuse(Problem(kind=Kind.REQUEST_TIMEOUT))
         else:
             self._transport.abort()  # to close it would wait for a client that has not read the end of its answer
 
     # --- answers ----------------------------------------------------------------------------------
 
     def _begin(self, request: Request) -> None:
-        self._server.kept_bytes -= len(request.body)
+        self._asked = request
         self._answering = self._server.loop.create_task(self._answer(request), context=Context())
 
     async def _answer(self, request: Request) -> None:
@@ -391,7 +457,9 @@ class Connection(asyncio.Protocol):
         except BaseException:
             transport.abort()  # rather than keep the client waiting for ever
             raise
-        self._answering = None
+        finally:
+            self._release(request)
+            self._answering = self._asked = None
         if transport.is_closing():
             return
         transport.write(packed)
@@ -426,13 +494,17 @@ class Connection(asyncio.Protocol):
         if self._request is None:
             self._allow(self._server.head_timeout_s)
 
-    def _refuse(self, status: int) -> None:
-        """Say no to what is no request, once all requests before it are answered."""
+    def _refuse(self, problem: Problem) -> None:
+        """Answer what is no request, once all requests before it are answered. Nothing is read after it.
+
+        What was read of its head counts: its method may allow no body in the answer, and it may have a name
+        (`X-Request-ID`).
+        """
         self._is_cut = True
-        if self._answering is None and not self._waiting:
-            head = f"{_STATUS_LINES[status]}content-length: 0\r\ndate: {self._server.date}\r\nconnection: close\r\n\r\n"
-            self._transport.write(head.encode())
-            self._end()
+        request = Request(method="", path="", peer=self._peer, fault=problem, is_last=True)
+        if self._has_begun and self._url:
+            request.method, request.headers = self._parser.get_method().decode(), self._headers
+        self._receive(request)
 
     def _end(self) -> None:
         """Close the connection, after a while where the client may not have read its answer.

@@ -19,7 +19,7 @@ from shop.client import OVERLOADED, REFUSALS, Overloaded, Unavailable
 from shop.domain import QUANTITY_MAX, SKU_MAX_LENGTH, Status
 from shop.web import examples, openapi, orders, parsing, wheel
 from shop.web.content_coding import accepts_gzip
-from shop.web.endpoints import OPERATIONS, SCOPES
+from shop.web.endpoints import ANY_REQUEST, OPERATIONS, SCOPES
 from shop.web.explanations import EXPLANATIONS
 from shop.web.http import Answer, Request
 from shop.web.problems import Kind, Problem, require_method
@@ -182,7 +182,7 @@ def _problem(kind: Kind) -> Json:
         "again_in_a_word": explanation.again.name.lower(),
         "raised": raised.__name__,
         "raised_after_repeating": issubclass(raised, Unavailable),
-        "operations": [(o.id, o.summary) for o in OPERATIONS if kind in o.problems],
+        "operations": [(o.id, o.summary) for o in OPERATIONS if kind in {*o.problems, *ANY_REQUEST}],
     }
 
 

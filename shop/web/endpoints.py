@@ -56,12 +56,19 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 SCOPES: Final = {"orders": "Place, read and cancel orders.", "stock": "Change the stock of products."}
 
+#: What any request may be refused with before it is known what it asks for.
+ANY_REQUEST: Final = (
+    Kind.MALFORMED_REQUEST,
+    Kind.REQUEST_TIMEOUT,
+    Kind.ADDRESS_TOO_LONG,
+    Kind.HEAD_TOO_LARGE,
+    Kind.UNAVAILABLE,
+)
 _KEY = (Kind.HTTPS_REQUIRED, Kind.UNAUTHORIZED, Kind.INTERNAL_ERROR, Kind.UNAVAILABLE)
 _SCOPED = (*_KEY, Kind.FORBIDDEN)
 _BODY = (
     Kind.MALFORMED_JSON,
     Kind.INCOMPLETE_BODY,
-    Kind.REQUEST_TIMEOUT,
     Kind.PAYLOAD_TOO_LARGE,
     Kind.UNSUPPORTED_MEDIA_TYPE,
 )

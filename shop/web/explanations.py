@@ -61,6 +61,14 @@ EXPLANATIONS: Final = {
         Key.NONE,
         Again.NO,
     ),
+    Kind.MALFORMED_REQUEST: Explanation(
+        "What came is no HTTP/1.1, or leaves open which host is meant or where the body ends. It was not read on, and"
+        " the connection was closed. Nothing was recorded.",
+        "Let an HTTP library write the request. The usual causes: a character in the address that is not"
+        " percent-encoded, no `Host` or two, a line end inside a header, or a body in another coding than chunks.",
+        Key.NONE,
+        Again.NO,
+    ),
     Kind.INCOMPLETE_BODY: Explanation(
         "The connection ended, or the framing broke, before all of the body was here. Nothing was recorded.",
         "Send the body with a `Content-Length` that is its length in bytes, or in chunks, not both. A proxy in between"
@@ -121,7 +129,8 @@ EXPLANATIONS: Final = {
         Again.LATER,
     ),
     Kind.REQUEST_TIMEOUT: Explanation(
-        "The body was not complete after some seconds (`BODY_TIMEOUT_S`). Nothing was recorded.",
+        "The head or the body was not complete after some seconds (`HEAD_TIMEOUT_S`, `BODY_TIMEOUT_S`). Nothing was"
+        " recorded.",
         "Send the same request again. If it stays, look for what slows the upload down, and send large orders as"
         " several.",
         Key.UNUSED,
@@ -131,6 +140,12 @@ EXPLANATIONS: Final = {
         "The body has more than 1 MiB, or came in more than 10,000 parts. Nothing was recorded.",
         "Send a large order as several, each under a key of its own.",
         Key.UNUSED,
+        Again.NO,
+    ),
+    Kind.ADDRESS_TOO_LONG: Explanation(
+        "The address has more than 8,192 bytes. The longest that this API has are shorter by half. Nothing was recorded.",
+        "Check what was put into the address. Take `cursor` from the `next` of a page, as it is.",
+        Key.NONE,
         Again.NO,
     ),
     Kind.UNSUPPORTED_MEDIA_TYPE: Explanation(
@@ -172,6 +187,12 @@ EXPLANATIONS: Final = {
         " repeat what was answered with 400, 415 or 422: it is refused each time.",
         Key.UNUSED,
         Again.YES,
+    ),
+    Kind.HEAD_TOO_LARGE: Explanation(
+        "There are more than 100 header fields, or they have more than 64 KiB. Nothing was recorded.",
+        "Send fewer. Cookies of other sites on the same domain, and proxies that add fields, are the usual causes.",
+        Key.NONE,
+        Again.NO,
     ),
     Kind.INTERNAL_ERROR: Explanation(
         "We made a mistake that nobody foresaw. It is in our logs, under the `X-Request-ID` of the answer.",

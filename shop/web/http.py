@@ -4,7 +4,7 @@ Django's own cost more to make than all the rest of accepting an order, for feat
 sessions, forms, uploads. Pages use Django's (`shop.web.django_pages`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -28,6 +28,7 @@ class Request:
 
     `fault`: why it was not received to its end. `is_last`: whether its client wants no answer after this one.
     `received_at`: when all of it had arrived (loop time); 0 where that is not known.
+    `kept_bytes`: what its connection counts of it. `has_left`: whether its client sends no more, and may be gone.
     """
 
     method: str
@@ -39,6 +40,22 @@ class Request:
     fault: Exception | None = None
     is_last: bool = False
     received_at: float = 0.0
+    kept_bytes: int = 0
+    has_left: bool = False
+    _release: Callable[[], None] | None = None
+
+    def when_left(self, release: Callable[[], None]) -> None:
+        """Have this called once its client has left, at once if it has. It must only end a wait, and undo nothing."""
+        self._release = release
+        if self.has_left:
+            release()
+
+    def leave(self) -> None:
+        """Its client has left, or may have."""
+        if not self.has_left:
+            self.has_left = True
+            if self._release is not None:
+                self._release()
 
     def sent(self, name: bytes) -> list[str]:
         """Every value of a header as it was received. `name`: in lower case."""

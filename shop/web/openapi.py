@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from shop.web import examples, problems
-from shop.web.endpoints import OPERATIONS, SCOPES, Answer, Operation
+from shop.web.endpoints import ANY_REQUEST, OPERATIONS, SCOPES, Answer, Operation
 from shop.web.parameters import HEADERS, Parameter
 from shop.web.problems import Kind
 from shop.web.schemas import ProblemDocument
@@ -111,10 +111,9 @@ def _parameter(parameter: Parameter) -> Json:
 
 def _responses(operation: Operation) -> Json:
     responses = {str(answer.status): _response(answer) for answer in operation.answers}
-    for status in sorted({kind.status for kind in operation.problems}):
-        responses[str(status)] = _problem_response(
-            [k for k in Kind if k in operation.problems and k.status == status]
-        )
+    problems = {*operation.problems, *ANY_REQUEST}
+    for status in sorted({kind.status for kind in problems}):
+        responses[str(status)] = _problem_response([k for k in Kind if k in problems and k.status == status])
     return responses
 
 

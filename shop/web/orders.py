@@ -5,7 +5,6 @@ import hashlib
 import time
 import uuid
 from datetime import UTC, datetime
-from functools import partial
 
 import msgspec
 from django.conf import settings
@@ -102,8 +101,12 @@ async def detail(request: Request, order_id: uuid.UUID) -> Answer:
     require_method(request.method, "GET", "HEAD")
     client = await require(request, "orders")
     seconds = parse_prefer_wait(request.sent(b"prefer"))
-    find = results.find if seconds is None else partial(results.wait, seconds=seconds)
-    state = await find(str(order_id), client.name)
+    if seconds is None:
+        state = await results.find(str(order_id), client.name)
+    else:
+        hold = results.Hold()
+        request.when_left(hold.release)
+        state = await results.wait(str(order_id), client.name, seconds, hold)
     if state is None:
         raise Problem(kind=Kind.NOT_FOUND)
     headers = {} if seconds is None else {"Preference-Applied": f"wait={seconds}"}

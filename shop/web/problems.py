@@ -32,6 +32,11 @@ class Kind(Enum):
         "Send one Idempotency-Key of 1 to 255 visible ASCII characters, a new one for each new request.",
     )
     INVALID_REQUEST = (400, "Invalid request", "Correct the query parameter that the detail names.")
+    MALFORMED_REQUEST = (
+        400,
+        "Malformed request",
+        "Send HTTP/1.1 (RFC 9112): one Host, one way of framing the body, a percent-encoded address.",
+    )
     INCOMPLETE_BODY = (
         400,
         "Incomplete body",
@@ -63,10 +68,11 @@ class Kind(Enum):
     )
     REQUEST_TIMEOUT = (
         408,
-        "Body too slow",
-        "Send the same request, with the same key, again: its body did not arrive in time.",
+        "Request too slow",
+        "Send the same request, with the same key, again: it did not arrive in time.",
     )
     PAYLOAD_TOO_LARGE = (413, "Body too large", "Send a smaller body, and a large order as several orders.")
+    ADDRESS_TOO_LONG = (414, "Address too long", "Send an address of at most 8,192 bytes.")
     UNSUPPORTED_MEDIA_TYPE = (
         415,
         "Unsupported media type",
@@ -93,6 +99,7 @@ class Kind(Enum):
         "Send the same request, with the same key, after Retry-After.",
         {"Retry-After": "1"},
     )
+    HEAD_TOO_LARGE = (431, "Head too large", "Send at most 100 header fields, with at most 64 KiB in all.")
     INTERNAL_ERROR = (
         500,
         "Internal error",
