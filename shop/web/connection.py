@@ -274,6 +274,8 @@ class Connection(asyncio.Protocol):
         hosts = self._headers.get(b"host", [])
         if len(hosts) > 1 or (version == "1.1" and not hosts):
             raise _malformed("Send one Host field.")
+        if self._parser.get_method() == b"CONNECT":
+            raise _malformed("CONNECT is for proxies.")
         if not self._url.startswith((b"/", b"*")):
             absolute = _ABSOLUTE.match(self._url.decode("latin-1"))
             if absolute is None:
@@ -281,7 +283,7 @@ class Connection(asyncio.Protocol):
             self._headers[b"host"] = [absolute[1]]
             hosts = [*hosts, absolute[1]]
         for host in hosts:
-            if _HOST.fullmatch(host) is None:
+            if _HOST.fullmatch(host.rstrip(" \t")) is None:
                 raise _malformed(
                     "The Host, or that of the address, is no name or IP address with or without a port."
                 )
