@@ -96,14 +96,15 @@ class System:
         return old.stop()
 
     def _web(self) -> tuple[list[str], Any]:
-        argv = [self.web_module, "--port", str(self.port)]
+        argv = [*self.web_module.split(), "--port", str(self.port)]
         if not Path("shop/web/__main__.py").exists():  # the release before had another server
             argv = ["granian", "shop.web.asgi:application", "--interface=asgi", "--http=1", *argv[1:]]
         # Several may share the port, so that an answer alone does not tell that this one is up.
         return (
             argv,
             lambda: (
-                re.search("takes requests|Started worker-1", self.log("web")) and self._answers("/healthz")
+                re.search("takes requests|Started worker-1|startup complete", self.log("web"))
+                and self._answers("/healthz")
             ),
         )
 

@@ -292,6 +292,77 @@ def test_bodies_whose_turn_has_not_come_count_as_well(
     assert served.refused == ["unavailable"]
 
 
+def test_a_body_counts_until_it_is_answered(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_connection, "KEPT_BYTES_MAX", 150_000)
+    with connected(served) as patient, connected(served) as other:
+        patient.sendall(BEGUN.replace(b"/", b"/waits", 1) + END)
+        wait_until(lambda: served.heard, what="the request")
+        has_kept = keeps(served, 100_000)
+
+        other.sendall(BEGUN)
+        refused = statuses(other.recv(1_000))
+        served.may_answer.set()
+        patient.sendall(get("/", "Connection: close"))
+        answered = statuses(all_of(patient))
+
+    assert (has_kept, refused, answered) == (True, [503], [200, 200])
+
+
+def test_were_it_counted_until_its_answer_begins_any_number_could_be_kept(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Connection._begin
+    monkeypatch.setattr(
+        Connection, "_begin", lambda one, request: (one._release(request), begin(one, request))
+    )
+    with connected(served) as patient:
+        patient.sendall(BEGUN.replace(b"/", b"/waits", 1) + END)
+        wait_until(lambda: served.heard, what="the request")
+
+        assert keeps(served, 0)
+
+
+def test_beyond_the_limit_a_connection_may_have_one_small_request_behind_another(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\norder"
+    with connected(served) as large, connected(served) as other:
+        large.sendall(BEGUN)
+        wait_until(lambda: keeps(served, 60_000), what="what was sent")
+        monkeypatch.setattr(one_connection, "KEPT_BYTES_MAX", 60_000)
+        other.sendall(get("/waits") + 3 * small)
+        wait_until(lambda: served.heard, what="the first request")
+        served.may_answer.set()
+        answered = statuses(all_of(other))
+
+    assert answered == [200, 200, 503]
+
+
+#: A request with a body that nobody asks for, while it is answered.
+GET_WITH_BODY = (
+    b"GET /waits HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n" + 1_000_000 * b"x"
+)
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"DELETE", b"OPTIONS"])
+def test_a_body_is_not_kept_where_none_is_due(served: Served, method: bytes) -> None:
+    with connected(served) as connection:
+        connection.sendall(GET_WITH_BODY.replace(b"GET", method, 1))
+        wait_until(lambda: served.heard, what="the request")
+
+        assert keeps(served, 0)
+    assert served.heard[0].body == b""
+
+
+def test_were_such_bodies_kept_they_would_count(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_connection, "METHODS_WITH_BODY", {"GET"})
+    with connected(served) as connection:
+        connection.sendall(GET_WITH_BODY)
+        wait_until(lambda: served.heard, what="the request")
+
+        assert served.server.kept_bytes > 1_000_000
+
+
 def test_without_a_limit_of_memory_all_of_what_never_ends_is_kept(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,6 +426,19 @@ def test_a_head_may_be_as_large_in_pieces_as_in_one(served: Served) -> None:
     assert statuses(received) == [200]
 
 
+def test_many_requests_that_come_in_one_piece_are_no_head_without_end(served: Served) -> None:
+    asked = get("/", "X: " + "x" * 400)
+    pieces = [asked[:9], asked[9:] + 400 * asked + asked[:9], get("/", "Connection: close")[9:]]
+    with connected(served) as connection:
+        wait_until(lambda: served.connections, what="the connection")
+        (open_one,) = served.server.connections
+        for piece in pieces:
+            served.server.loop.call_soon_threadsafe(open_one.data_received, piece)
+        received = all_of(connection)
+
+    assert statuses(received) == [200] * 402
+
+
 # --- memory ---------------------------------------------------------------------------------------
 
 
@@ -373,8 +457,15 @@ def test_what_a_client_sent_that_left_in_the_middle_is_forgotten_with_its_connec
     assert kept < 5
 
 
-def test_of_large_requests_that_wait_no_more_are_read_than_one_may_hold(served: Served) -> None:
-    large = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000
+@pytest.mark.parametrize(
+    "large",
+    [
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000,
+        get("/", "X: " + "x" * 60_000),
+    ],
+    ids=["by their bodies", "by their heads"],
+)
+def test_of_large_requests_that_wait_no_more_are_read_than_one_may_hold(served: Served, large: bytes) -> None:
     with connected(served) as connection:
         connection.sendall(get("/waits"))
         wait_until(lambda: served.heard, what="the first")
@@ -382,7 +473,7 @@ def test_of_large_requests_that_wait_no_more_are_read_than_one_may_hold(served: 
         sending.start()
         waiting = next(iter(served.server.connections))._waiting
         wait_until(lambda: next(iter(served.server.connections))._is_paused, what="no more being read")
-        held = sum(len(request.body) for request in waiting)
+        held = sum(request.kept_bytes for request in waiting)
         served.may_answer.set()
         received = bytearray()
         while len(statuses(bytes(received))) < 61:

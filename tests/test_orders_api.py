@@ -196,7 +196,7 @@ def test_prefer_wait_answers_when_the_state_changes(system: System) -> None:
 
 def test_prefer_wait_tells_the_queued_state_when_its_time_is_over(system: System) -> None:
     sku = a_sku()
-    redis_client().set(f"lock:produto:{sku}", "somebody", px=4500)
+    redis_client().set(f"lock:produto:{sku}", "somebody", px=2500)
     placed = system.place((sku, 1))
 
     answer = system.get(placed.body["href"], {"Prefer": "wait=1"})

@@ -5,7 +5,6 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any
 
 from django.conf import settings
 
@@ -36,22 +35,9 @@ def _without_more_open_files() -> None:
     process.allow_open_files = lambda count: count
 
 
-def _with_a_lenient_parser() -> None:
-    class Lenient(connection.HttpRequestParser):
-        def __init__(self, protocol: Any) -> None:
-            super().__init__(protocol)
-            self.set_dangerous_leniencies(lenient_chunked_length=True)
-
-    connection.HttpRequestParser = Lenient
-
-
 def _without_haste() -> None:
     orders.PATIENCE_S = 20.0
     settings.REDIS_URL += "?socket_timeout=20"
-
-
-def _with_bodies_in_any_coding() -> None:
-    connection.Connection._is_plainly_framed = lambda _connection: True  # type: ignore[method-assign]
 
 
 def _without_release_of_who_waits() -> None:
@@ -113,7 +99,6 @@ def _without_places_and_the_time_of_arrival() -> None:
 
 GUARDS: Mapping[str, Callable[[], None]] = {
     "all but a hundred places of the gate": _with_a_gate_of_a_hundred,
-    "codings": _with_bodies_in_any_coding,
     "gate": _without_a_gate,
     "haste": _without_haste,
     "time": _without_time_limits,
@@ -127,7 +112,6 @@ GUARDS: Mapping[str, Callable[[], None]] = {
     "the past": _with_orders_from_pages_of_the_past,
     "own keys and the past": _with_both,
     "crowds": _without_places_and_the_time_of_arrival,
-    "framing": _with_a_lenient_parser,
 }
 if __name__ == "__main__":
     GUARDS[os.environ["UNGUARDED"]]()

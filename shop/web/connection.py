@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_cut:
             return  # the client is still sending, and has yet to read why nobody listens
-        had_begun, request = self._has_begun, self._request
+        had_begun, headers, request = self._has_begun, self._headers, self._request
         try:
             try:
                 self._parser.feed_data(data)
@@ -176,7 +176,8 @@ class Connection(asyncio.Protocol):
         except HttpParserError as error:
             self._cut_short(_problem_of(error))
         else:
-            if had_begun and self._has_begun and self._request is request:
+            is_same = self._headers is headers and self._request is request
+            if had_begun and self._has_begun and is_same:
                 self._count_unfinished(len(data))
 
     def eof_received(self) -> bool:

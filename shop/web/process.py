@@ -33,13 +33,30 @@ STOP_WITHIN_S: Final = 9.0
 OPEN_FILES: Final = CONNECTIONS_MAX + 1_800
 
 
-async def _serve(listener: socket.socket) -> None:
-    """Take orders until this process is told to stop (SIGTERM, SIGINT); told twice, it hurries."""
+async def begin() -> None:
+    """Make this process ready to take orders, whatever serves them."""
     allow_open_files(OPEN_FILES)
     queue.fulfil_message(queue.EXAMPLE)  # build the template now, not in the first order
     await asyncio.to_thread(storage_check.warn_about_redis)
     tracing.begin()
     replacements.report()
+    keep_what_is_loaded()
+
+
+async def end() -> None:
+    """Close what this process has open. It answers nobody any more."""
+    await results.close()
+    await intake.close()
+    await web_database.close()
+    await order_database.close()
+    await web_redis().aclose()
+    await asyncio.to_thread(figures.tally.tell)
+    await asyncio.to_thread(tracing.close)
+
+
+async def _serve(listener: socket.socket) -> None:
+    """Take orders until this process is told to stop (SIGTERM, SIGINT); told twice, it hurries."""
+    await begin()
     server = HttpServer(
         application,
         head_timeout_s=settings.HEAD_TIMEOUT_S,
@@ -53,20 +70,13 @@ async def _serve(listener: socket.socket) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         server.loop.add_signal_handler(number, hear)
-    keep_what_is_loaded()
     await server.start(listener)
     sys.stderr.write(f"process {os.getpid()} takes requests\n")
     await told.wait()
     sign_of_life.say_goodbye()
     results.settlements.release()  # whoever waits for a result is answered
     await server.stop(drain=_at_most(DRAIN_S, told_again), within_s=ANSWER_WITHIN_S)
-    await results.close()
-    await intake.close()
-    await web_database.close()
-    await order_database.close()
-    await web_redis().aclose()
-    await asyncio.to_thread(figures.tally.tell)
-    await asyncio.to_thread(tracing.close)
+    await end()
 
 
 async def _at_most(seconds: float, event: asyncio.Event) -> None:
