@@ -15,7 +15,7 @@ import redis
 
 from shop import results
 from shop.clients import create_key
-from shop.web import orders
+from shop.web import orders, server
 from shop.web.application import application
 from shop.web.http import Request
 from shop.web.server import HttpServer
@@ -63,9 +63,9 @@ class Web:
 async def a_web(api_key: str) -> AsyncIterator[Web]:
     """Serve for the length of the block."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1000)
-    server = HttpServer(application, head_timeout_s=15, body_timeout_s=10, body_bytes_max=1_048_576)
-    await server.start(listener)
-    web = Web(server, listener.getsockname()[1], api_key)
+    serving = HttpServer(application, head_timeout_s=15, body_timeout_s=10, body_bytes_max=1_048_576)
+    await serving.start(listener)
+    web = Web(serving, listener.getsockname()[1], api_key)
     try:
         yield web
     finally:
@@ -73,7 +73,7 @@ async def a_web(api_key: str) -> AsyncIterator[Web]:
             writer.close()
             with suppress(ConnectionError):
                 await writer.wait_closed()
-        await server.stop(drain=asyncio.sleep(0), within_s=0)
+        await serving.stop(drain=asyncio.sleep(0), within_s=0)
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
@@ -180,6 +180,25 @@ def test_a_client_that_sends_no_more_and_still_reads_is_answered_at_once(
 
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b'"queued"' in answer
+
+
+def test_one_connection_too_many_is_told_when_to_come_again(
+    api_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 1)
+
+    async def story() -> bytes:
+        async with a_web(api_key) as web:
+            await web.send("GET", "/healthz")
+            reader, _ = await web.send("GET", "/healthz")
+            return await reader.read()
+
+    answer = in_a_web_process(story)
+
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"Retry-After: " in answer
+    assert b"x-request-id: " in answer
+    assert b"application/problem+json" in answer
 
 
 def test_an_order_whose_client_left_is_taken_and_so_are_those_that_came_with_it(

@@ -13,11 +13,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from shop.clients import create_key
-from shop.web.connection import DISCARD_BYTES, PARTS_MAX
+from shop.web.connection import DISCARD_BYTES, PARTS_MAX, TARGET_BYTES_MAX
+from shop.web.parsing import cursor_after
 from tests.builders import a_sku, wait_until
 from tests.raw_http import chunked, connected, exchange, head, order_head, read_reply, trickle
 from tests.running import System
@@ -278,6 +280,19 @@ def test_an_address_without_end_is_refused(web: System, path: str) -> None:
     assert reply.status in {400, 414}
 
 
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        (f"/api/v1/products/{quote(64 * '🧦')}/stock-movements", 405),
+        (f"/api/v1/products?q={quote(255 * '🧦')}&limit=500&cursor={cursor_after(64 * '🧦')}", 200),
+    ],
+    ids=["of a path", "of a query"],
+)
+def test_the_longest_address_that_the_api_has_is_taken(web: System, target: str, status: int) -> None:
+    assert len(target) < TARGET_BYTES_MAX / 2
+    assert exchange(web, head(web, f"GET {target} HTTP/1.1")).status == status
+
+
 # --- refused requests -----------------------------------------------------------------------------
 
 #: 1 MiB that is refused after it was looked into for as long as possible.
@@ -332,7 +347,7 @@ def test_a_body_whose_end_is_unclear_is_refused_and_its_connection_closed(web: S
     reply = exchange(web, order_head(web, *headers, close=False), body, b"GET /healthz HTTP/1.1\r\n\r\n")
 
     assert (reply.status, reply.problem) == (400, problem)
-    assert b"HTTP/1.1" not in reply.body  # what followed was not taken for a request
+    assert b"HTTP/1.1 200" not in reply.body  # what followed was not taken for a request
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind(web: System) -> None:

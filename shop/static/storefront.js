@@ -84,13 +84,27 @@ addEventListener("pageshow", (event) => {
 
 // --- live stock ---
 
+// Servers and proxies take addresses of 8 KB, and one SKU may have 768 bytes in it.
+const QUERY_LENGTH = 4000;
+
+function stockQueries(skus) {
+  const queries = [];
+  for (const sku of skus) {
+    const word = `sku=${encodeURIComponent(sku)}`;
+    const query = `${queries.at(-1)}&${word}`;
+    if (queries.length && query.length <= QUERY_LENGTH) queries[queries.length - 1] = query;
+    else queries.push(word);
+  }
+  return queries;
+}
+
 async function showStock() {
   const badges = [...document.querySelectorAll("[data-stock]")];
   if (!badges.length) return;
-  const query = new URLSearchParams(badges.map((badge) => ["sku", badge.dataset.stock]));
-  const answer = await fetch(`/watch/stock?${query}`);
-  if (!answer.ok) return;
-  const stock = await answer.json();
+  const queries = stockQueries(badges.map((badge) => badge.dataset.stock));
+  const answers = await Promise.all(queries.map((query) => fetch(`/watch/stock?${query}`)));
+  if (!answers.every((answer) => answer.ok)) return;
+  const stock = Object.assign({}, ...(await Promise.all(answers.map((answer) => answer.json()))));
   for (const badge of badges) {
     const [units, words, kind] = stock[badge.dataset.stock] ?? [];
     if (words === undefined) continue;

@@ -35,7 +35,7 @@ class Kind(Enum):
     MALFORMED_REQUEST = (
         400,
         "Malformed request",
-        "Send HTTP/1.1 (RFC 9112): one Host, one way of framing the body, a percent-encoded address.",
+        "Send one Host, a percent-encoded address, and the body framed in one way (RFC 9112).",
     )
     INCOMPLETE_BODY = (
         400,

@@ -1,6 +1,7 @@
 """Buying in a real browser: on a phone and on a desktop, with bad luck of every kind, and without a script."""
 
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -114,6 +115,17 @@ def test_what_is_sold_out_cannot_be_asked_for_and_stock_is_live(system: System, 
 
     page.get_by_text("Sold out").wait_for()
     assert page.get_by_role("button", name="Buy now").is_disabled()
+
+
+def test_stock_is_live_on_a_page_whose_skus_fill_several_addresses(system: System, page: "Page") -> None:
+    mark = f"{time.time_ns()} "
+    first, *_ = [a_sku(stock=2, sku=(f"{mark}{at:02} " + 64 * "\U0001f9e6")[:64]) for at in range(12)]
+    page.goto(f"/?q={mark.strip()}")
+    page.get_by_text("Only 2 left").nth(11).wait_for()
+
+    system.end_of(system.place((first, 2)).body["id"])
+
+    page.get_by_text("Sold out", exact=True).wait_for()
 
 
 def test_an_order_that_is_partly_short_is_repaired_and_confirmed(opened: Opening) -> None:
