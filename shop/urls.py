@@ -1,4 +1,4 @@
-"""Every address of the system. Those under /api and the operational ones are answered by `shop.web.asgi` itself."""
+"""Every address of the system. Those under /api and the operational ones are answered by `shop.web.application` itself."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from shop.pages import ordering, storefront, watching
 from shop.pages import orders as order_pages
 from shop.web import documentation, live, metrics, operations, orders, products
 
-#: Views that `shop.web.asgi` calls with requests of their own kind (`shop.web.http`), not Django's.
+#: Views that `shop.web.application` calls with requests of their own kind (`shop.web.http`), not Django's.
 _api: dict[str, Any] = {
     "api/v1/orders": orders.collection,
     "api/v1/orders/<uuid:order_id>": orders.detail,

@@ -17,7 +17,9 @@ from shop import results
 from shop.clients import create_key
 from shop.web import orders, server
 from shop.web.application import application
+from shop.web.connection import Connection
 from shop.web.http import Request
+from shop.web.problems import Problem
 from shop.web.server import HttpServer
 from tests.builders import accepted, an_order
 from tests.running import frozen
@@ -182,10 +184,8 @@ def test_a_client_that_sends_no_more_and_still_reads_is_answered_at_once(
     assert b'"queued"' in answer
 
 
-def test_one_connection_too_many_is_told_when_to_come_again(
-    api_key: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS_MAX", 1)
+def answer_to_one_too_many(api_key: str) -> bytes:
+    """What a second connection reads where one is allowed."""
 
     async def story() -> bytes:
         async with a_web(api_key) as web:
@@ -193,7 +193,29 @@ def test_one_connection_too_many_is_told_when_to_come_again(
             reader, _ = await web.send("GET", "/healthz")
             return await reader.read()
 
-    answer = in_a_web_process(story)
+    answer: bytes = in_a_web_process(story)
+    return answer
+
+
+def test_a_connection_that_refused_by_itself_would_name_no_request(
+    api_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(one: Connection, problem: Problem) -> None:
+        one._transport.write(b"HTTP/1.1 %d \r\ncontent-length: 0\r\n\r\n" % problem.kind.status)
+        one._end()
+
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 1)
+    monkeypatch.setattr(Connection, "_refuse", refuse)
+
+    assert b"x-request-id" not in answer_to_one_too_many(api_key)
+
+
+def test_one_connection_too_many_is_told_when_to_come_again(
+    api_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 1)
+
+    answer = answer_to_one_too_many(api_key)
 
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"Retry-After: " in answer

@@ -56,6 +56,7 @@ PIPELINED_MAX: Final = 64
 LINGER_S: Final = 2.0
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _BODILESS: Final = {204, 304}
+_SLASH: Final = b"/"[0]
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,40}) /[!-~]{0,2000} HTTP/1\.[01]\r\n")
 #: A host and its port (RFC 3986, 3.2.2 and 3.2.3), in a field and in an address.
 _HOST: Final = re.compile(
@@ -239,14 +240,17 @@ class Connection(asyncio.Protocol):
         version = self._parser.get_http_version()
         if version not in {"1.1", "1.0"}:
             raise _malformed("The version must be HTTP/1.1 or HTTP/1.0.")
-        self._find_host(version)
-        if not self._is_plainly_framed():
+        method = self._unknown_method or self._parser.get_method().decode()
+        hosts = self._headers.get(b"host")
+        if self._url[0] != _SLASH or hosts != self._server.known_hosts or method == "CONNECT":
+            self._find_host(version, method)
+        if b"transfer-encoding" in self._headers and not self._is_plainly_framed():
             # A proxy that does not know the coding might see the end of the body elsewhere (RFC 9112, 6.1).
             raise _malformed("The body may have no coding but chunks.")
         url = parse_url(self._url)
         path = (url.path or b"/").decode("ascii")
         self._request = request = Request(
-            method=self._unknown_method or self._parser.get_method().decode(),
+            method=method,
             path=unquote(path) if "%" in path else path,
             query_string=url.query or b"",
             headers=self._headers,
@@ -256,7 +260,7 @@ class Connection(asyncio.Protocol):
         request.is_last = not self._parser.should_keep_alive() or version == "1.0"
         self._parts, self._size, self._parts_count = [], 0, 0
         self._allow(self._server.body_timeout_s)
-        self._keep(self._head_bytes + len(self._url))
+        self._keep(request, self._head_bytes + len(self._url))
         length = self._headers.get(b"content-length")
         declared = int(length[0]) if length else 0
         waits = b"expect" in self._headers and self._waits_to_send()
@@ -267,7 +271,7 @@ class Connection(asyncio.Protocol):
         if waits and has_body and version == "1.1" and self._answering is None and not self._waiting:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _find_host(self, version: str) -> None:
+    def _find_host(self, version: str, method: str) -> None:
         """See that the request names one host (RFC 9112, 3.2): of two a proxy might have looked at the other one.
 
         The host of an address in absolute form counts, whatever the field says (RFC 9112, 3.2.2).
@@ -275,7 +279,7 @@ class Connection(asyncio.Protocol):
         hosts = self._headers.get(b"host", [])
         if len(hosts) > 1 or (version == "1.1" and not hosts):
             raise _malformed("Send one Host field.")
-        if self._parser.get_method() == b"CONNECT":
+        if method == "CONNECT":
             raise _malformed("CONNECT is for proxies.")
         if not self._url.startswith((b"/", b"*")):
             absolute = _ABSOLUTE.match(self._url.decode("latin-1"))
@@ -288,6 +292,8 @@ class Connection(asyncio.Protocol):
                 raise _malformed(
                     "The Host, or that of the address, is no name or IP address with or without a port."
                 )
+        if len(hosts) == 1:
+            self._server.known_hosts = hosts
 
     def _waits_to_send(self) -> bool:
         """Whether the client waits for a word before it sends its body (RFC 9110, 10.1.1). All else is ignored."""
@@ -303,9 +309,9 @@ class Connection(asyncio.Protocol):
         self._parts_count += 1
         if self._size > self._server.body_bytes_max:
             self._drop_body()
-        elif self._request is not None and self._request.method in METHODS_WITH_BODY:
+        elif (request := self._request) is not None and request.method in METHODS_WITH_BODY:
             self._parts.append(part)
-            self._keep(len(part) + PART_BYTES)
+            self._keep(request, len(part) + PART_BYTES)
         if self._size > DISCARD_BYTES:
             self._receive_fault(Kind.PAYLOAD_TOO_LARGE)
             raise _Cut
@@ -351,14 +357,13 @@ class Connection(asyncio.Protocol):
         self._is_cut = True
         self._receive(request)
 
-    def _keep(self, count: int) -> None:
+    def _keep(self, request: Request, count: int) -> None:
         """Count bytes of the request that is being received until it is answered, or dropped."""
-        request = self._request
-        assert request is not None
         request.kept_bytes += count
         self._server.kept_bytes += count
-        is_more = request.kept_bytes > SMALL_REQUEST_BYTES or self._waiting
-        if is_more and self._server.kept_bytes > KEPT_BYTES_MAX:
+        if self._server.kept_bytes > KEPT_BYTES_MAX and (
+            request.kept_bytes > SMALL_REQUEST_BYTES or self._waiting
+        ):
             self._receive_fault(Kind.UNAVAILABLE)
             raise _Cut
 

@@ -31,7 +31,8 @@ Application = Callable[[Request], Awaitable[Answer]]
 class HttpServer:
     """The connections of one process. `application` answers a request, whatever happens; times are in seconds.
 
-    `kept_bytes`: of bodies that its connections have received, and nobody has begun to answer.
+    `kept_bytes`: of requests that its connections have received and not answered. `known_hosts`: the last Host that was
+    found good, so that most requests need no look at theirs.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class HttpServer:
         self.body_bytes_max = body_bytes_max
         self.connections: set[Connection] = set()
         self.kept_bytes = 0
+        self.known_hosts: list[str] = []
         self.is_draining = False
         self.date = ""
         self.loop = asyncio.get_running_loop()
