@@ -210,7 +210,7 @@ def test_a_connection_that_refused_by_itself_would_name_no_request(
     assert b"x-request-id" not in answer_to_one_too_many(api_key)
 
 
-def test_one_connection_too_many_is_told_when_to_come_again(
+def test_a_client_that_finds_no_connection_is_told_when_to_come_again(
     api_key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "CONNECTIONS_MAX", 1)

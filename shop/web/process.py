@@ -44,7 +44,7 @@ async def begin() -> None:
 
 
 async def end() -> None:
-    """Close what this process has open. It answers nobody any more."""
+    """Close what this process has open, once no request is under way."""
     await results.close()
     await intake.close()
     await web_database.close()
