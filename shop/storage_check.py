@@ -1,9 +1,16 @@
-"""Whether Redis is set up to keep what it is given: checked when a process starts, and told loudly."""
+"""Whether the stores are as a process needs them: checked when it starts, and logged loudly.
+
+A process that Redis or PostgreSQL refuses something that its work needs does not start: it would accept, or be sent, what it
+can't end. A store that is unavailable is no reason not to start.
+"""
 
 import redis
 import structlog
+from django.db import connection
 
-from shop.stores import redis_client
+from shop import postgres_permissions, redis_permissions
+from shop.redis_permissions import Process
+from shop.stores import StoreUnavailable, redis_client
 
 log = structlog.get_logger()
 
@@ -35,3 +42,41 @@ def warn_about_redis() -> list[str]:
     for problem in found:
         log.critical("unsafe Redis settings", problem=problem)
     return found
+
+
+def insist(process: Process) -> None:
+    """Log what this process lacks. Raises SystemExit where it can't do its work without.
+
+    Orders are accepted without PostgreSQL, so a web process starts all the same; `/readyz` names what its pages meet.
+    """
+    refused, lacking = _refused(process), _lacking(process)
+    for problem in (*refused, *lacking):
+        log.critical("this process can't do its work", process=str(process), problem=problem)
+    if refused or (lacking and process is not Process.WEB):
+        raise SystemExit(1)
+
+
+def is_refused_by_redis(process: Process) -> bool:
+    """Whether Redis refuses something that this process needs, which is logged; one that is unavailable refuses nothing."""
+    refused = _refused(process)
+    for problem in refused:
+        log.critical("this process can't do its work", process=str(process), problem=problem)
+    return bool(refused)
+
+
+def _refused(process: Process) -> list[str]:
+    try:
+        return redis_permissions.refused(process)
+    except StoreUnavailable as away:
+        log.warning("permissions in Redis could not be checked", reason=str(away))
+        return []
+
+
+def _lacking(process: Process) -> list[str]:
+    try:
+        return postgres_permissions.lacking(process)
+    except StoreUnavailable as away:
+        log.warning("permissions in PostgreSQL could not be checked", reason=str(away))
+        return []
+    finally:
+        connection.close()  # it may be about to fork

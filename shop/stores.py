@@ -15,13 +15,14 @@ import psycopg
 import redis
 import redis.asyncio
 from django.conf import settings
-from django.db import InternalError, OperationalError, connection
+from django.db import InternalError, OperationalError, ProgrammingError, connection
 from django.db.utils import InterfaceError
 from hiredis import pack_command
+from psycopg.errors import InsufficientPrivilege, UndefinedColumn, UndefinedTable
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ConstantBackoff, ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -147,21 +148,39 @@ class RedisLine:
 #: Replies by which Redis says "not now" rather than "you are wrong". Redis up to 6.2 puts a script's line before what a
 #: command in it was answered, and redis-py a pipeline's command before what that was answered.
 _NOT_NOW = re.compile(
-    r"(?:^|: -|caused error: )(?:OOM|LOADING|MISCONF|READONLY|BUSY|MASTERDOWN|NOREPLICAS|EXECABORT)\b"
+    r"(?:^|: -|caused error: )(?:OOM|LOADING|MISCONF|READONLY|BUSY|MASTERDOWN|NOREPLICAS|EXECABORT|NOPERM)\b"
+    # Of a command in a script, NOPERM in the words of Redis up to 6.2, then of 7 and later.
+    r"|The user executing the script can't|ACL failure in script"
 )
+#: What PostgreSQL refuses for as long as somebody has not granted a right or migrated: no fault of the order.
+_NOT_SET_UP = (InsufficientPrivilege, UndefinedTable, UndefinedColumn)
 #: The reply to a command that is not for what the key holds.
 _WRONG_TYPE = re.compile(r"(?:^|@user_script:\d+: |caused error: )-?WRONGTYPE\b")
 
 
 def redis_is_away(error: RedisError) -> bool:
     """Whether an error is the store's state, not the request's fault."""
-    if isinstance(error, NoScriptError):
-        # It was told the script, and forgot it before it was to run it: SCRIPT FLUSH, or a new process.
+    if isinstance(error, NoScriptError | NoPermissionError):
+        # It was told the script, and forgot it before it was to run it: SCRIPT FLUSH, or a new process. Or its ACL refuses,
+        # until somebody corrects that.
         return True
     if isinstance(error, ResponseError):
         # redis-py takes the word off the text of an error that it has a class for.
         return any(map(_NOT_NOW.search, (str(getattr(error, "status_code", "")), str(error))))
     return True
+
+
+def is_of_a_broken_key(error: object) -> bool:
+    """Whether Redis says that a key holds what the command is not for."""
+    return isinstance(error, ResponseError) and bool(_WRONG_TYPE.search(str(error)))
+
+
+def known(replies: Iterable[Any]) -> Iterator[Any]:
+    """Replies of a pipeline of housekeeping, None for those of a broken key. Raises the first error of another kind."""
+    for reply in replies:
+        if isinstance(reply, RedisError) and not is_of_a_broken_key(reply):
+            raise reply
+        yield None if isinstance(reply, RedisError) else reply
 
 
 @contextmanager
@@ -170,7 +189,7 @@ def store_faults() -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        if isinstance(error, ResponseError) and _WRONG_TYPE.search(str(error)):
+        if is_of_a_broken_key(error):
             raise BrokenKey(f"Redis: {_broken_keys(int(monotonic() * 10)) or error}") from error
         if not redis_is_away(error):
             raise
@@ -178,6 +197,10 @@ def store_faults() -> Iterator[None]:
     except (OperationalError, InterfaceError, InternalError) as error:
         # The connection may be half dead; a fresh one is opened at the next query.
         connection.close()
+        raise StoreUnavailable(f"PostgreSQL: {error}") from error
+    except ProgrammingError as error:
+        if not isinstance(error.__cause__, _NOT_SET_UP):
+            raise
         raise StoreUnavailable(f"PostgreSQL: {error}") from error
 
 
@@ -248,7 +271,7 @@ class WebDatabase:
                 raise StoreUnavailable("PostgreSQL: away a moment ago")
             try:
                 return await self._ask(sql(name), parameters)
-            except (psycopg.OperationalError, psycopg.InternalError, TimeoutError) as error:
+            except (psycopg.OperationalError, psycopg.InternalError, TimeoutError, *_NOT_SET_UP) as error:
                 self._away_until = monotonic() + self.PAUSE_S
                 raise StoreUnavailable(f"PostgreSQL: {error}") from error
 

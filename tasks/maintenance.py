@@ -1,23 +1,14 @@
 """Housekeeping that the scheduler asks for: nothing here is needed for an order that meets no fault."""
 
 import time
-from typing import Any
 
 import structlog
-from celery.signals import worker_ready
 
 from shop import compaction, reconciliation, sweeper
-from shop.storage_check import warn_about_redis
 from shop.stores import BrokenKey, StoreUnavailable, redis_client
 from workers.app import app
 
 log = structlog.get_logger()
-
-
-@worker_ready.connect
-def look_at_redis(**_: Any) -> None:
-    """Say at the start of a worker what of Redis's settings can lose orders."""
-    warn_about_redis()
 
 
 @app.task(name="tasks.maintenance.sweep")

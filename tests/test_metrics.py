@@ -4,7 +4,6 @@ import re
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import redis
@@ -99,31 +98,31 @@ def test_pages_for_people_are_counted_among_the_requests(system: System) -> None
 
 
 def test_a_worker_that_says_it_stops_beats_no_more(client: "redis.Redis") -> None:
-    heart = SimpleNamespace(hostname=f"worker-{uuid.uuid4().hex}@tests")
-    heartbeat.beat(heart)
-    assert client.exists(heartbeat.key(heart.hostname))
+    name = f"worker-{uuid.uuid4().hex}@tests"
+    heartbeat.beat(name)
+    assert client.exists(heartbeat.key(name))
 
-    heartbeat.fall_silent(heart.hostname)
-    heartbeat.beat(heart)
+    heartbeat.fall_silent(name)
+    heartbeat.beat(name)
 
-    assert not client.exists(heartbeat.key(heart.hostname))
+    assert not client.exists(heartbeat.key(name))
 
 
 def test_a_worker_told_to_stop_in_the_midst_of_a_heartbeat_beats_no_more(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heart = SimpleNamespace(hostname=f"worker-{uuid.uuid4().hex}@tests")
+    name = f"worker-{uuid.uuid4().hex}@tests"
     in_truth = heartbeat._client
 
     def told_to_stop_meanwhile() -> "redis.Redis":
         monkeypatch.setattr(heartbeat, "_client", in_truth)
-        heartbeat.fall_silent(heart.hostname)
+        heartbeat.fall_silent(name)
         return in_truth()
 
     monkeypatch.setattr(heartbeat, "_client", told_to_stop_meanwhile)
-    heartbeat.beat(heart)
+    heartbeat.beat(name)
 
-    assert not client.exists(heartbeat.key(heart.hostname))
+    assert not client.exists(heartbeat.key(name))
 
 
 def test_buckets_grow_to_the_count(system: System) -> None:

@@ -135,7 +135,7 @@ def test_whether_it_is_ready_depends_on_a_worker_that_lives(crew: System, client
     after = crew.get("/readyz")
 
     assert [answer.status for answer in (before, with_worker, after)] == [503, 200, 503]
-    assert {answer.body["detail"] for answer in (before, after)} == {"Missing: worker heartbeat."}
+    assert {answer.body["detail"] for answer in (before, after)} == {"Missing: worker."}
     assert client.zcard(heartbeat.SEEN) == 1  # that it was there is remembered, and does not count
 
 

@@ -510,6 +510,7 @@ def fetch_now(taker: Taker) -> None:
 def test_a_lone_message_on_the_first_queue_is_awaited_and_not_found_by_looking(client: "redis.Redis") -> None:
     long_s = 30
     with a_taker(FIRST, SECOND, polling_interval=long_s) as taker:
+        fetch_now(taker)  # as every channel does first
         taker.connection.transport.cycle.on_poll_start()
         blocked = [connection for connection in client.client_list() if connection["cmd"] == "blmove"]
         put_many(client, 1, FIRST)
@@ -839,6 +840,47 @@ def test_what_is_put_back_is_first_in_line_again_as_if_never_fetched(client: "re
         assert taker.take() == 3 + 1
 
 
+# --- whether messages arrive ---------------------------------------------------------------------
+
+
+def test_messages_arrive_where_fetches_are_answered_and_channels_subscribed(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with a_taker(FIRST, prefetch=2) as taker:
+        takes = taker.connection.transport.takes_messages
+        found = [takes()]
+        fetch_now(taker)
+        found.append(takes())
+        everybody = Queue("ours", Exchange("everybody", type="fanout"), auto_delete=True)
+        with Consumer(taker.connection.channel(), [everybody]):
+            found.append(takes())
+            wait_until(lambda: taker.take() or takes(), what="the subscription")
+        monkeypatch.setattr(transport, "ANSWERED_WITHIN_S", 0.0)
+        found.append(takes())
+        put_many(client, 2)
+        wait_until(lambda: taker.take() or len(taker.messages) == 2, what="two messages")
+        found.append(takes())
+
+    told = dict(zip(("new", "answered", "not subscribed", "silent", "with full hands"), found, strict=True))
+    assert told == {
+        "new": False,
+        "answered": True,
+        "not subscribed": False,
+        "silent": False,
+        "with full hands": True,
+    }
+
+
+@pytest.mark.parametrize(("guard", "always"), [("_is_subscribed", True), ("_answered_at", float("inf"))])
+def test_without_a_look_at_what_redis_grants_it_would_say_so_too_early(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch, guard: str, always: Any
+) -> None:
+    monkeypatch.setattr(transport.Channel, guard, always)
+
+    with pytest.raises(AssertionError):
+        test_messages_arrive_where_fetches_are_answered_and_channels_subscribed(client, monkeypatch)
+
+
 # --- garbage -------------------------------------------------------------------------------------
 
 
@@ -859,9 +901,32 @@ def test_garbage_is_kept_apart_and_told_of_and_what_is_behind_it_is_done(
         assert worker.log().count("unreadable") == len(garbage)
 
 
+def test_what_lies_where_garbage_is_kept_gives_way_and_costs_no_message(client: "redis.Redis") -> None:
+    client.set("unreadable", "something else")
+    put(client, BROKEN["JSON without a tag"])
+    put_many(client, 2)
+    with a_taker(FIRST) as taker:
+        fetch_now(taker)
+        assert (len(taker.messages), client.hlen("unacked")) == (2, 2)
+        assert client.lrange("unreadable", 0, -1) == [BROKEN["JSON without a tag"]]
+
+        client.delete("unreadable")
+        client.set("unreadable", "something else")
+        (garbage,) = put(client, BROKEN["a list"])
+        fetch_now(taker)
+        assert client.lrange("unreadable", 0, -1) == [garbage]
+
+
 # --- negative controls ---------------------------------------------------------------------------
 
 CONTROLS: list[tuple[str, str, str, str, Callable[..., None]]] = [
+    (
+        "what lies where garbage is kept gives way",
+        "fetch",
+        "type(redis.pcall('LPUSH', KEYS[3], message)) == 'table'",
+        "redis.pcall('LPUSH', KEYS[3], message) == ''",
+        test_what_lies_where_garbage_is_kept_gives_way_and_costs_no_message,
+    ),
     (
         "what is taken is recorded",
         "fetch",

@@ -14,6 +14,7 @@ from kombu import Exchange, Queue
 from kombu.serialization import register
 from kombu.utils.json import loads
 
+from workers.heartbeat import Heartbeat
 from workers.loops import WorkerSigns
 from workers.memory import keep_what_is_loaded
 from workers.sign_of_life import SHOW_EVERY_S
@@ -41,8 +42,9 @@ register("event-json", _encode, loads, "application/json", "utf-8")
 app = Celery(
     "reserva",
     amqp="workers.transport:AMQP",
-    include=["workers.heartbeat", "tasks.orders", "tasks.maintenance", "tasks.replacements"],
+    include=["tasks.orders", "tasks.maintenance", "tasks.start", "tasks.replacements"],
 )
+app.steps["consumer"].add(Heartbeat)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.update(
     # Celery's Django support closes the database connection around every task unless it is told to keep it; opening

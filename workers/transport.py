@@ -61,6 +61,8 @@ ACKNOWLEDGE_WITHIN_S = 0.02
 KEPT_WITHIN = 1 / 3
 #: A worker leaves a Redis alone for so long that refuses it at its start, or in which somebody has broken a queue's key.
 REST_S = 1.0
+#: A worker hears from Redis at least once a second while it waits for messages. Silent for longer, it takes none.
+ANSWERED_WITHIN_S = 4.0
 #: Messages that no consumer can read are kept here, the newest thousand, for people to look at.
 UNREADABLE = "unreadable"
 #: Before a queue's name: the key that tells which worker it is left to.
@@ -248,8 +250,9 @@ class Channel(kombu_redis.Channel):
     priority_steps = [0]  # noqa: RUF012 - as kombu declares it
 
     is_fetching = False
-    #: Whether the last fetch found something, so that the next one comes soon.
-    is_awake = False
+    #: Whether the last fetch found something, so that the next one comes soon. A new channel begins with a fetch: its answer
+    #: comes at once, and shows that the channel may run scripts.
+    is_awake = True
     #: The tag of a message that was delivered and is still on its queue, where there is one, and that message.
     shown_tag = ""
     _shown: bytes | None = None
@@ -260,6 +263,8 @@ class Channel(kombu_redis.Channel):
     _next_fetch_at = 0.0
     _resting_until = 0.0
     _wake_up: Any = None
+    _answered_at = -float("inf")
+    _is_subscribed = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._name = uuid4().hex
@@ -274,6 +279,16 @@ class Channel(kombu_redis.Channel):
         turn, with a new connection. kombu clears the old one's attributes, and what that raised ended the worker.
         """
         return self.connection is None or self.connection.client is None
+
+    def takes_messages(self) -> bool:
+        """Whether what it asked of Redis is granted: it is subscribed, and fetches are answered or its hands are full."""
+        if self.active_fanout_queues and not self._is_subscribed:
+            return False
+        if not self.active_queues:
+            return True
+        silent_s = monotonic() - self._answered_at
+        has_full_hands = not self.qos.can_consume()
+        return silent_s < ANSWERED_WITHIN_S or (has_full_hands and silent_s < float("inf"))
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
@@ -348,6 +363,10 @@ class Channel(kombu_redis.Channel):
             return False
         return bool(super()._receive())
 
+    def _handle_message(self, client: Any, response: Any) -> Any:
+        self._is_subscribed = self._is_subscribed or response[0] in (b"psubscribe", "psubscribe")
+        return super()._handle_message(client, response)
+
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Send the next command: a fetch when the last one found something, else a blocking look."""
         queues = self.active_queues
@@ -411,6 +430,7 @@ class Channel(kombu_redis.Channel):
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
+        self._answered_at = monotonic()
         if isinstance(reply, bytes):
             return self._begin_with(reply)
         *fetched, left_to_us_ms = reply
@@ -500,8 +520,7 @@ class Channel(kombu_redis.Channel):
         except (Unreadable, KeyError, TypeError, ValueError, AttributeError) as error:
             # What a consumer raises over it, too: the message would come again, and end each worker that gets it.
             log.critical("no message, kept in %s: %.200r from %s: %r", UNREADABLE, message, queue, error)
-            with self.conn_or_acquire() as client, client.pipeline() as pipe:
-                pipe.lpush(UNREADABLE, message).ltrim(UNREADABLE, 0, 999).execute()
+            self._keep_unreadable(message)
             self.qos._delivered.pop(tag, None)
         if tag in self.qos._delivered:
             return
@@ -511,6 +530,14 @@ class Channel(kombu_redis.Channel):
         else:
             with self.conn_or_acquire() as client, client.pipeline() as pipe:
                 pipe.zrem(self.unacked_index_key, tag).hdel(self.unacked_key, tag).execute()
+
+    def _keep_unreadable(self, message: bytes) -> None:
+        """For people to look at. What else somebody put there gives way: else this message would come again and again."""
+        with self.conn_or_acquire() as client:
+            if client.type(UNREADABLE) not in {b"list", b"none"}:
+                client.delete(UNREADABLE)
+            with client.pipeline() as pipe:
+                pipe.lpush(UNREADABLE, message).ltrim(UNREADABLE, 0, 999).execute()
 
     def _decoded(self, message: bytes) -> Any:
         try:
@@ -551,6 +578,10 @@ class Poller(kombu_redis.MultiChannelPoller):
                 log.warning("overdue messages are not looked for at present: %s", refusal)
             self._refused = str(refusal)
 
+    def takes_messages(self) -> bool:
+        """Whether each channel gets what it asks of Redis."""
+        return all(channel.takes_messages() for channel in list(self._channels))
+
     def keep(self) -> None:
         """Say what is in the hands of this worker; what it could not say for long comes again."""
         for channel in self._channels:
@@ -589,6 +620,10 @@ class Transport(kombu_redis.Transport):
         self.cycle = Poller()
         #: What ends this transport's part in a worker's loop.
         self._leave_loop: list[Callable[[], object]] = []
+
+    def takes_messages(self) -> bool:
+        """Whether messages of the queues that are consumed arrive here, in this moment."""
+        return bool(self.cycle.takes_messages())
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Be part of a worker's loop, and let channels find it.

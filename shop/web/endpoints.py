@@ -285,7 +285,7 @@ with urllib.request.urlopen(f"{SHOP}/healthz", timeout=2) as answer:
         path="/readyz",
         tag="Operations",
         summary="Can orders be taken and fulfilled?",
-        description="Asks Redis, PostgreSQL and the worker's heartbeat. A 503 says which one is missing.",
+        description="Asks Redis, PostgreSQL and whether a worker can take orders. A 503 says which one is missing.",
         python="""\
 with urllib.request.urlopen(f"{SHOP}/readyz", timeout=5) as answer:
     print(answer.status)

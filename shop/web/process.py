@@ -16,6 +16,7 @@ import uvloop  # noqa: E402 - Django must be set up before anything of the shop 
 from django.conf import settings  # noqa: E402
 
 from shop import figures, intake, queue, replacements, results, storage_check  # noqa: E402
+from shop.redis_permissions import Process  # noqa: E402
 from shop.stores import order_database, web_database, web_redis  # noqa: E402
 from shop.tracing import tracing  # noqa: E402
 from shop.web.application import application  # noqa: E402
@@ -93,7 +94,11 @@ def run(listener: socket.socket) -> None:
 
 
 def run_all(host: str, port: int, processes: int) -> None:
-    """The whole web tier, until it is told to stop. Raises OSError where it can't listen."""
+    """The whole web tier, until it is told to stop.
+
+    Raises OSError where it can't listen, SystemExit where Redis refuses what it needs.
+    """
+    storage_check.insist(Process.WEB)
     listener = prefork.listen(host, port, BACKLOG)
     keep_what_is_loaded()
     prefork.serve(run, listener, part="web", processes=processes, stop_within_s=STOP_WITHIN_S)

@@ -51,7 +51,11 @@ for at = 5, #KEYS do
       records[#records + 1], records[#records + 2] = tag, '[' .. message .. ',"",' .. cjson.encode(queue) .. ']'
       times[#times + 1], times[#times + 2] = ARGV[1], tag
     elseif not tag then
-      call('LPUSH', KEYS[3], message)
+      -- What else somebody put there gives way: else this call would end here, and what it took be recorded nowhere.
+      if type(redis.pcall('LPUSH', KEYS[3], message)) == 'table' then
+        call('DEL', KEYS[3])
+        call('LPUSH', KEYS[3], message)
+      end
       call('LTRIM', KEYS[3], 0, 999)
     end
     taken[#taken + 1] = message

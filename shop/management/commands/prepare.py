@@ -3,15 +3,18 @@
 import json
 import os
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core.management import BaseCommand, CommandParser, call_command
+from django.core.management import BaseCommand, CommandError, CommandParser, call_command
 
+from shop import postgres_permissions, redis_permissions
 from shop.clients import SCOPES, create_key, digest, publish_keys
 from shop.intake import derived_id
 from shop.models import ApiKey, Product
+from shop.redis_permissions import Process
 
 CLIENT = "demo"
 
@@ -31,8 +34,10 @@ class Command(BaseCommand):
         parser.add_argument("--staff-user", default="operator")
 
     def handle(self, *_: Any, staff_user: str, **__: Any) -> None:
-        """Print what the caller has to know."""
+        """Print what the caller has to know. Raises CommandError where a store refuses what its processes need."""
+        _insist(redis_permissions.refused)
         call_command("migrate", verbosity=0)
+        _insist(postgres_permissions.lacking)
         publish_keys()
         api_key = os.environ.get("DEMO_API_KEY", "")
         if not ApiKey.objects.filter(digest=digest(api_key), revoked_at=None).exists():
@@ -45,6 +50,12 @@ class Command(BaseCommand):
         sample_order = derived_id("order", CLIENT, sample_key)
         answer = {"api_key": api_key, "sample_key": sample_key, "sample_order": sample_order}
         self.stdout.write(json.dumps(answer))
+
+
+def _insist(problems: Callable[[Process], list[str]]) -> None:
+    found = dict.fromkeys(problem for process in Process for problem in problems(process))
+    if found:
+        raise CommandError("\n".join(found))
 
 
 def _make_staff(name: str, password: str) -> None:
