@@ -21,6 +21,7 @@ from shop.figures import ASKED, BATCH_ORDERS, BUSY, ENDED, INTAKE, ORDER_MS, SOL
 from shop.pauses import Part
 from shop.stores import TextRedis, store_faults, web_thread_redis
 from shop.system_state import SystemState
+from workers import heartbeat
 from workers.sign_of_life import SILENT_S
 
 #: A look is taken again when it is so old.
@@ -55,6 +56,8 @@ OLDEST_WARN_S, OLDEST_BAD_S = 5, 30
 #: For how long the board shows that a process was replaced.
 REPLACED_LATELY_S: Final = 900
 
+#: Of what stands in a key of housekeeping that somebody has broken.
+UNKNOWN: Final = "unknown"
 GOOD, WARN, BAD, NEUTRAL = "good", "warn", "bad", "info"
 
 _json = msgspec.json.Encoder()
@@ -139,7 +142,7 @@ class Board:
             text=dict(_text(state, past[-RATE_S:], last_minute, figures.totals(client))),
             lights=list(_lights(state)),
             hottest=_hottest(client, ranked),
-            workers=[[name, _age(age_s)] for name, age_s in sorted(state.workers.items())],
+            workers=[[name, _age(age_s)] for name, age_s in sorted((state.workers or {}).items())],
             batches=BATCH_ORDERS.counts(last_minute)[:-1],
             paused=[str(part) for part in state.pauses],
             rows=self._charted(shown, past, state.open_orders),
@@ -225,7 +228,7 @@ def _text(
     yield "waiting", _number(state.waiting)
     yield "in_hand", _number(state.in_hand)
     yield "oldest", "none" if state.oldest_s is None else _age(state.oldest_s)
-    yield "workers", _number(len(state.workers))
+    yield "workers", UNKNOWN if state.workers is None else _number(len(state.workers))
     for share in QUANTILES:
         yield f"p{share * 100:g}", _duration(ORDER_MS.quantile(share, minute))
     batches = sum(BATCH_ORDERS.counts(minute))
@@ -289,6 +292,8 @@ def _oldest(state: SystemState) -> Light:
 
 
 def _working(state: SystemState) -> Light:
+    if state.workers is None:
+        return Light(name="Workers", says=f"unknown: key `{heartbeat.SEEN}` is broken", colour=WARN)
     if not state.workers:
         return Light(name="Workers", says="none", colour=BAD)
     if state.swept_s is None:

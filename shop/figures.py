@@ -6,6 +6,7 @@ is away; no order waits for one or fails because of one.
 """
 
 import os
+import re
 import threading
 import time
 from bisect import bisect_left
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
-from typing import Any, Final
+from typing import Final
 
 import redis
 import structlog
@@ -24,7 +25,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from shop import keys
-from shop.stores import TextRedis, store_faults
+from shop.stores import TextRedis, is_of_a_broken_key, known, store_faults
 
 log = structlog.get_logger()
 
@@ -47,6 +48,7 @@ RANKED: Final = 40
 
 #: How long after the end of a second it is told: by then whoever counted in it is done.
 LATE_S: Final = 0.05
+_NUMBER: Final = re.compile(r"-?[0-9]{1,19}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +186,21 @@ class Tally:
             except RedisError as error:
                 # It may have arrived: told again, it might count twice.
                 log.warning("figures lost", reason=str(error))
+                if is_of_a_broken_key(error):
+                    _throw_out_what_is_broken(seconds - 1)
+
+
+def _throw_out_what_is_broken(second: int) -> None:
+    """Delete those keys of figures that hold something else: else nothing could be counted until somebody did."""
+    hashes = (keys.FIGURES, keys.figures_of_second(second))
+    rankings = tuple(keys.ranking(name, second // 60) for name in RANKINGS)
+    try:
+        for name, kind in (*((name, "hash") for name in hashes), *((name, "zset") for name in rankings)):
+            if (found := _client().type(name)) not in {kind, "none"}:
+                log.warning("a key of figures was deleted, which somebody has broken", key=name, type=found)
+                _client().delete(name)
+    except RedisError:
+        return
 
 
 def _looked() -> tuple[tuple[int, int], int]:
@@ -233,7 +250,10 @@ os.register_at_fork(after_in_child=tally.forget)
 def totals(client: TextRedis) -> dict[str, int]:
     """Everything that was ever counted. Raises `StoreUnavailable`."""
     with store_faults():
-        return _numbers(client.hgetall(keys.FIGURES))
+        pipe = client.pipeline(transaction=False)
+        pipe.hgetall(keys.FIGURES)
+        (found,) = known(pipe.execute(raise_on_error=False))
+    return _numbers(found)
 
 
 def of_seconds(client: TextRedis, seconds: Iterable[int]) -> list[dict[str, int]]:
@@ -242,7 +262,7 @@ def of_seconds(client: TextRedis, seconds: Iterable[int]) -> list[dict[str, int]
         pipe = client.pipeline(transaction=False)
         for second in seconds:
             pipe.hgetall(keys.figures_of_second(second))
-        return [_numbers(found) for found in pipe.execute()]
+        return [_numbers(found) for found in known(pipe.execute(raise_on_error=False))]
 
 
 def hottest(client: TextRedis, minutes: Sequence[int]) -> dict[str, Counter[str]]:
@@ -252,14 +272,15 @@ def hottest(client: TextRedis, minutes: Sequence[int]) -> dict[str, Counter[str]
         for ranking in RANKINGS:
             for minute in minutes:
                 pipe.zrevrange(keys.ranking(ranking, minute), 0, RANKED - 1, withscores=True)
-        replies = iter(pipe.execute())
+        replies = iter(list(known(pipe.execute(raise_on_error=False))))
     found: dict[str, Counter[str]] = {ranking: Counter() for ranking in RANKINGS}
     for ranking in RANKINGS:
         for _ in minutes:
-            for sku, amount in next(replies):
+            for sku, amount in next(replies) or ():
                 found[ranking][sku] += int(amount)
     return found
 
 
-def _numbers(found: Mapping[str, Any]) -> dict[str, int]:
-    return {name: int(value) for name, value in found.items()}
+def _numbers(found: Mapping[str, str] | None) -> dict[str, int]:
+    """Counts by name. What is no number, or in a key that is no hash, was not counted by us."""
+    return {name: int(value) for name, value in (found or {}).items() if _NUMBER.fullmatch(value)}

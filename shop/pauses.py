@@ -71,8 +71,16 @@ def _record(part: Part, *, is_paused: bool, who: str, reason: str) -> None:
 def current(client: TextRedis) -> dict[Part, Pause]:
     """The pauses that hold. Raises `StoreUnavailable`."""
     with store_faults():
-        found = client.mget([keys.pause(part) for part in Part])
-    return {part: _read(packed) for part, packed in zip(Part, found, strict=True) if packed is not None}
+        pipe = client.pipeline(transaction=False)
+        for part in Part:
+            pipe.exists(keys.pause(part))
+            pipe.mget(keys.pause(part))
+        found = pipe.execute()
+    return {
+        part: _read(text or "")
+        for part, there, (text,) in zip(Part, found[::2], found[1::2], strict=True)
+        if there
+    }
 
 
 def _read(packed: str) -> Pause:

@@ -13,7 +13,7 @@ from shop.pauses import Part, Pause
 from shop.queue import BROKER_IS_LEDGER
 from shop.reconciliation import Verdict, last_verdict
 from shop.replacements import Replacement
-from shop.stores import TextRedis, store_faults
+from shop.stores import TextRedis, known, store_faults
 from shop.sweeper import HEARTBEAT_TTL_S
 from workers import heartbeat
 
@@ -27,7 +27,11 @@ class SystemState:
 
     `now_s`: Redis's clock, in Unix time. `waiting`: messages of orders that no worker has fetched; `oldest_s`: for how long
     the order that is next has waited, None too where the broker is not the orders' Redis; `in_hand`: messages that workers
-    have fetched and not finished. `workers`: alive, by the age of their last heartbeat. `replaced`: processes, newest first.
+    have fetched and not finished. `workers`: those that can take orders, by the age of their last heartbeat.
+    `replaced`: processes that were replaced, newest first.
+
+    What stands in a key of housekeeping that somebody has broken is unknown: None of `unreadable` and `workers`, and as
+    there was none yet of `reconcile`. The keys of orders are Redis's own state: broken, the whole look fails.
     """
 
     now_s: float
@@ -38,8 +42,8 @@ class SystemState:
     oldest_s: float | None = None
     in_hand: int = 0
     housekeeping: int = 0
-    unreadable: int = 0
-    workers: Mapping[str, float] = field(default_factory=dict)
+    unreadable: int | None = 0
+    workers: Mapping[str, float] | None = field(default_factory=dict)
     swept_s: float | None = None
     reconcile: Verdict | None = None
     pauses: Mapping[Part, Pause] = field(default_factory=dict)
@@ -63,12 +67,14 @@ def look(client: TextRedis) -> SystemState:
         pipe.lindex(keys.ORDER_QUEUE, -1)
         pipe.hlen("unacked")
         pipe.llen(keys.MAINTENANCE_QUEUE)
+        found = pipe.execute()
+        # Of housekeeping: no order needs them.
         pipe.llen("unreadable")
         pipe.zrange(heartbeat.SEEN, 0, -1)
         pipe.pttl(keys.SWEEPER_HEARTBEAT)
         pipe.get(keys.LAST_RECONCILE)
-        found = pipe.execute()
-    (seconds, microseconds), *counts, names, swept_left_ms, verdict = found
+        unreadable, names, swept_left_ms, verdict = known(pipe.execute(raise_on_error=False))
+    (seconds, microseconds), *counts = found
     now_s = seconds + microseconds / 1e6
     return SystemState(
         now_s=now_s,
@@ -79,8 +85,8 @@ def look(client: TextRedis) -> SystemState:
         oldest_s=_waited_s(counts[4], now_s) if BROKER_IS_LEDGER else None,
         in_hand=counts[5],
         housekeeping=counts[6],
-        unreadable=counts[7],
-        workers=_alive(client, names),
+        unreadable=unreadable,
+        workers=None if names is None else _alive(client, names),
         swept_s=_age_s(swept_left_ms, HEARTBEAT_TTL_S),
         reconcile=last_verdict(verdict),
         pauses=pauses.current(client),

@@ -9,7 +9,7 @@ import pytest
 import redis
 from django.contrib.auth.models import User
 
-from shop import fulfilment, keys, reconciliation, stock, stores, sweeper
+from shop import figures, fulfilment, keys, pauses, reconciliation, stock, stores, sweeper, system_state
 from shop.domain import Status
 from shop.fulfilment import Held, Rules, cancel, fulfil
 from shop.stores import BrokenKey, redis_client
@@ -24,6 +24,7 @@ from tests.builders import (
 )
 from tests.running import System, frozen
 from tests.test_board import PASSWORD, Person
+from workers import heartbeat
 
 #: Keys of one name that the system itself reads, by their types.
 SHARED = {spec.pattern: spec.type for spec in keys.SPECS if "*" not in spec.pattern}
@@ -37,6 +38,8 @@ NEEDED = (
     "unacked",
     "unacked_index",
 )
+#: Keys that say how a system is, of which no order has need.
+HOUSEKEEPING = [*sorted(set(SHARED) - set(NEEDED)), keys.SWEEPER_HEARTBEAT]
 BREAK = """
 if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('RENAME', KEYS[1], KEYS[2]) end
 redis.call(ARGV[1], KEYS[1], 'something else')
@@ -146,6 +149,31 @@ def test_a_queue_that_is_no_list_is_named_to_whoever_can_mend_it(shop: System, b
     assert "Traceback" not in shop.log("web")
     assert in_line == 0, "nothing of a refused order is left behind"
     assert shop.end_of(shop.place((sku, 1), key=key).body["id"]).body["status"] == "confirmed"
+
+
+def test_broken_keys_of_housekeeping_are_unknown_and_no_store_is_missing(shop: System, boss: Person) -> None:
+    client = redis_client()
+    shop.end_of(shop.place((a_sku(stock=10), 1)).body["id"])
+    wait_until(lambda: client.exists(keys.FIGURES), what="figures")
+    (worker,) = client.zrange(heartbeat.SEEN, 0, -1)
+    second = int(client.time()[0])
+    soon = [keys.figures_of_second(at) for at in range(second - 3, second + 30)]
+    rankings = [keys.ranking(name, second // 60) for name in figures.RANKINGS]
+    with ExitStack() as until_mended:
+        for name in (*HOUSEKEEPING, heartbeat.key(worker), *soon, *rankings):
+            until_mended.enter_context(broken(name))
+        ready, scraped = shop.get("/readyz"), shop.get("/metrics")
+        with boss.open("/live/figures") as told:
+            board = told.status
+        wait_until(lambda: shop.get("/readyz").status == 200, what="the next heartbeat")
+        wait_until(lambda: client.type(heartbeat.SEEN) == "zset", what="the key of workers to be well again")
+        shop.end_of(shop.place((a_sku(stock=10), 1)).body["id"])
+        wait_until(lambda: client.type(keys.FIGURES) == "hash", what="figures that are counted again")
+
+    assert (ready.status, ready.body.get("detail")) in {(503, "Unknown: worker."), (200, None)}
+    assert "reserva_redis_up 1.0" in scraped.body
+    assert board == 200
+    assert "reserva_workers 0.0" not in scraped.body
 
 
 def test_an_order_whose_own_key_is_broken_waits_for_it_and_its_neighbours_do_not(shop: System) -> None:
@@ -300,3 +328,26 @@ def test_a_last_verdict_that_is_no_text_is_overwritten(client: "redis.Redis") ->
     reconciliation.reconcile(client)
 
     assert reconciliation.last_verdict(client.get(keys.LAST_RECONCILE))
+
+
+def test_figures_that_are_no_numbers_are_none(client: "redis.Redis") -> None:
+    client.hset(keys.FIGURES, mapping={"intake:accepted": "3", "intake:paused": "many"})
+
+    assert figures.totals(client) == {"intake:accepted": 3}
+
+
+def test_a_pause_whose_key_is_broken_is_told_as_it_holds(client: "redis.Redis") -> None:
+    client.lpush(keys.pause(pauses.Part.INTAKE), "something else")
+
+    assert list(pauses.current(client)) == [pauses.Part.INTAKE]
+    assert pauses.resume(client, pauses.Part.INTAKE, who="tests")
+
+
+def test_without_it_a_broken_key_of_housekeeping_reads_as_a_missing_redis(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with broken(heartbeat.SEEN):
+        assert system_state.look(client).workers is None
+        monkeypatch.setattr(stores, "is_of_a_broken_key", lambda _: False)
+        with pytest.raises(redis.ResponseError):
+            system_state.look(client)

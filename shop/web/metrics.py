@@ -192,7 +192,10 @@ def _gauges(state: SystemState) -> Iterator[Metric]:
         "reserva_messages_in_hand": ("Messages that workers have fetched and not finished.", state.in_hand),
         "reserva_housekeeping_messages": ("Messages of housekeeping that wait.", state.housekeeping),
         "reserva_unreadable_messages": ("What was on a queue and is no message.", state.unreadable),
-        "reserva_workers": ("Workers whose heartbeat is not older than 10 s.", len(state.workers)),
+        "reserva_workers": (
+            "Workers that could take orders within the last 10 s, by their heartbeats.",
+            None if state.workers is None else len(state.workers),
+        ),
         "reserva_sweeper_age_seconds": (
             "Age of the last sweep; there is none where it is older than 30 s.",
             state.swept_s,
@@ -214,7 +217,7 @@ def _of_workers(state: SystemState) -> Iterator[Metric]:
     ages = GaugeMetricFamily(
         "reserva_worker_heartbeat_age_seconds", "Age of its heartbeat.", labels=["worker"]
     )
-    for worker, age_s in sorted(state.workers.items()):
+    for worker, age_s in sorted((state.workers or {}).items()):
         ages.add_metric([worker], age_s)
     yield ages
 
