@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tests.benchmarks import bench, board, contest, growth, history, overload, waiting
+from tests.benchmarks import bench, board, contest, crowds, growth, history, overload, waiting
 from tests.benchmarks.bench import Bench
 
 #: Of the real orders, the quick form takes the first so many.
@@ -45,9 +45,16 @@ GROWTH: Final[Mapping[str, Step]] = {
 #: Like the overload it belongs to no form, and is measured where it is named.
 BOARD: Final = Step(meaning="a hundred open live boards", seconds=75, measure=board.boards, needs=())
 
+CROWDS: Final = Step(
+    meaning="crowds at the pages, while orders arrive at half load",
+    seconds=240,
+    measure=crowds.crowds,
+    needs=(),
+)
+
 FULL: Final = (*SIDE_BY_SIDE, "latency", "scarce", "orders", *GROWTH)
 QUICK: Final = tuple(name for name in FULL if name not in {"tuned", *GROWTH})
-NAMES: Final = (*FULL, "overload", "board")
+NAMES: Final = (*FULL, "overload", "board", "crowds")
 
 
 def described() -> str:
@@ -60,6 +67,7 @@ def described() -> str:
         "orders": "real orders, where --orders names a file",
         **{name: f"{step.meaning} (full form)" for name, step in GROWTH.items()},
         "board": f"{BOARD.meaning} (where named)",
+        "crowds": f"{CROWDS.meaning} (where named)",
     }
     return "\n".join(f"  {name:<10}{meaning}" for name, meaning in meanings.items())
 
@@ -101,3 +109,5 @@ def _steps(
     yield from ((name, step) for name, step in GROWTH.items() if name in wanted)
     if "board" in wanted:
         yield "board", BOARD
+    if "crowds" in wanted:
+        yield "crowds", CROWDS
