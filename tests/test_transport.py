@@ -4,7 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -906,7 +906,8 @@ def test_what_lies_where_garbage_is_kept_gives_way_and_costs_no_message(client: 
     put(client, BROKEN["JSON without a tag"])
     put_many(client, 2)
     with a_taker(FIRST) as taker:
-        fetch_now(taker)
+        with suppress(redis.ResponseError):  # what has become of the messages tells
+            fetch_now(taker)
         assert (len(taker.messages), client.hlen("unacked")) == (2, 2)
         assert client.lrange("unreadable", 0, -1) == [BROKEN["JSON without a tag"]]
 
