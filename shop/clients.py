@@ -24,6 +24,7 @@ from shop.stores import StoreUnavailable, redis_client, store_faults, web_databa
 SCOPES = ("orders", "stock")
 #: A client's name: part of Redis keys, in which a colon would end it.
 NAME_PATTERN = r"[A-Za-z0-9._-]{1,64}"
+_NAME = re.compile(NAME_PATTERN)
 #: How long a web process relies on what it has read. A revoked key ends within this time.
 MEMORY_S = 2.0
 #: A revocation is remembered in Redis longer than any request that read the key before it may take.
@@ -44,7 +45,7 @@ def digest(key: str) -> str:
 
 def name_refusal(client: str) -> str:
     """Why no key can be made for a client of this name; empty where one can."""
-    if not re.fullmatch(NAME_PATTERN, client):
+    if not _NAME.fullmatch(client):
         return "A client's name is 1 to 64 letters, digits, '.', '_' or '-'."
     # In any case of letters, because people would take one for the other.
     return f"{client} is a name of the shop itself: choose another." if client.lower() in OWN_CLIENTS else ""

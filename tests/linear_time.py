@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from io import BytesIO
+from ipaddress import ip_network
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from shop.web import process  # noqa: F401 # isort: skip - sets Django up, before anything of the shop is imported
+from django.conf import settings
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.messages.storage.cookie import CookieStorage
 from django.core.exceptions import SuspiciousOperation, ValidationError
@@ -39,9 +41,17 @@ from shop.clients import digest
 from shop.pages.buyer import Buyer
 from shop.pages.static_files import StaticFiles
 from shop.pages.storefront import whole
-from shop.web import access, django_pages, orders, parsing
+from shop.web import access, application, django_pages, orders, parsing
+from shop.web.addresses import client_address
+from shop.web.content_coding import accepts_gzip
+from shop.web.crowded import crowded
 from shop.web.http import Request
 from shop.web.problems import Problem
+
+#: As where all of it is read: behind a proxy of ours, with TLS.
+PROXY: Final = "10.0.0.1"
+settings.TRUSTED_PROXIES = [ip_network(PROXY)]
+settings.SECURE_SSL_REDIRECT = True
 
 SHORT, LONG, FULL = 256, 1_024, 65_536
 #: Four times the text may take so many times as long: in proportion it takes four times, by the square sixteen.
@@ -95,7 +105,7 @@ def _django_request(header: str, text: str, body: bytes = b"") -> ASGIRequest:
     """A request as pages get it."""
     headers = {b"host": ["localhost"], header.encode(): [text]}
     request = Request(method="POST", path="/basket", headers=headers, body=body)
-    return ASGIRequest(django_pages._scope(request), BytesIO(body))
+    return ASGIRequest(django_pages._scope(request, "127.0.0.1"), BytesIO(body))
 
 
 def _form(body: str, content_type: str = "application/x-www-form-urlencoded") -> object:
@@ -125,7 +135,8 @@ _MULTIPART: Final = "multipart/form-data; boundary=a"
 
 #: By header: what reads it in `shop.web`, `shop.pages` and `shop.tracing`.
 OF_HEADERS: Final[Mapping[str, Reader]] = {
-    "accept-encoding": Reader(lambda text: "gzip" in text),
+    "accept": Reader(lambda text: crowded(Request(method="GET", path="/", headers={b"accept": [text]}))),
+    "accept-encoding": Reader(accepts_gzip, ("", "gzip;q=")),
     "authorization": Reader(lambda text: digest(access.bearer_key(text)), ("", "Bearer ")),
     "content-type": Reader(
         lambda text: parsing.parse_order(b"{}", text, max_lines=9),
@@ -141,6 +152,18 @@ OF_HEADERS: Final[Mapping[str, Reader]] = {
     "prefer": Reader(lambda text: parsing.parse_prefer_wait([text]), ("", "wait=", 'wait="', 'a="')),
     "traceparent": Reader(lambda text: _w3c.extract({"traceparent": text}), ("", f"{_TRACE}-")),
     "tracestate": Reader(lambda text: _w3c.extract({"traceparent": _TRACE, "tracestate": text}), ("", "a=1")),
+    "x-forwarded-for": Reader(
+        lambda text: client_address(
+            Request(method="GET", path="/", headers={b"x-forwarded-for": [text]}, peer=(PROXY, 1))
+        ),
+        ("", PROXY),
+    ),
+    "x-forwarded-proto": Reader(
+        lambda text: application._require_https(
+            Request(method="GET", path="/", headers={b"x-forwarded-proto": [text]})
+        ),
+        ("", "https"),
+    ),
     "x-request-id": Reader(parsing.request_id),
 }
 #: Other parts of requests, and what Django and WhiteNoise read for pages.
@@ -195,19 +218,26 @@ PATTERNS: Final[Mapping[str, str]] = {
     "shop.catalogue._PRICE": "fullmatch",
     "shop.catalogue._STOCK": "fullmatch",
     "shop.client._VISIBLE": "fullmatch",
+    "shop.clients._NAME": "fullmatch",
     "shop.domain._SKU": "fullmatch",
     "shop.domain._TEXT": "fullmatch",
     "shop.domain._UUID": "fullmatch",
+    "shop.figures._NUMBER": "fullmatch",
     "shop.offers._NUMBER": "fullmatch",
     "shop.order_history._NOT_TEXT": "findall",
     "shop.order_history._WHOLE": "fullmatch",
     "shop.pages.buyer._KEY": "fullmatch",
+    "shop.pages.byte_ranges._RANGE": "fullmatch",
+    "shop.pages.showcase._OWN": "findall",
     "shop.pages.static_files._ANY_RELEASE": "findall",
     "shop.sale_plots._SIZE": "findall",
     "shop.stock._NUMBER": "fullmatch",
     "shop.stores._NOT_NOW": "search",
     "shop.stores._WRONG_TYPE": "search",
+    "shop.web.connection._ABSOLUTE": "match",
+    "shop.web.connection._HOST": "fullmatch",
     "shop.web.connection._REQUEST_LINE": "match",
+    "shop.web.content_coding._WEIGHT": "fullmatch",
     "shop.web.parsing._BARE_KEY": "fullmatch",
     "shop.web.parsing._ESCAPED": "findall",
     "shop.web.parsing._JSON_TYPE": "fullmatch",
@@ -218,6 +248,7 @@ PATTERNS: Final[Mapping[str, str]] = {
     "shop.web.parsing._QUOTED_KEY": "fullmatch",
     "shop.web.parsing._REQUEST_ID": "fullmatch",
     "shop.web.parsing._SECONDS": "fullmatch",
+    "shop.web.staff._SESSION": "fullmatch",
     "workers.transport._TAG": "match",
 }
 

@@ -128,6 +128,7 @@ def test_nothing_is_remembered_by_what_a_client_sends_without_a_bound() -> None:
     bounded = {
         "shop.compaction._tell_once": "16 refusals of Redis",
         "shop.figures._fields": "histograms",
+        "shop.pages.static_files._digest": "files of ours",
         "shop.queue._template": "tasks",
         "shop.routes._remembered": "1,024 addresses of 200 characters",
         "shop.scripts._asynchronous": "files of ours",

@@ -14,7 +14,6 @@ import pytest
 
 from shop import keys, replacements
 from shop.board import Board
-from shop.management.system import FLOWER_OPTIONS
 from shop.stores import redis_client
 from tests.builders import a_sku, wait_until
 from tests.failing import FailPoints
@@ -58,7 +57,7 @@ def celery(folder: Path) -> Iterator[dict[str, Kept]]:
             "--concurrency=2",
         ],
         "scheduler": ["beat", f"--schedule={folder / 'schedule'}", "--pidfile="],
-        "flower": ["flower", *FLOWER_OPTIONS, "--address=127.0.0.1", f"--port={free_port()}"],
+        "flower": ["flower", "--address=127.0.0.1", f"--port={free_port()}"],
     }
     kept = {part: Kept(folder, part, *celery) for part, celery in options.items()}
     flower = Flower(int(options["flower"][-1].rpartition("=")[2]))
