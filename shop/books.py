@@ -137,13 +137,13 @@ def shortages(order: Order) -> Reason | None:
     return Reason(ReasonCode.INSUFFICIENT_STOCK, tuple(short)) if short else None
 
 
-def cancel(order_id: str, *, undecided: bool) -> None:
-    """Mark an order cancelled and return its units, once; an order that is not there or not cancellable is left alone.
+def cancel(order_id: str) -> None:
+    """Mark a confirmed order cancelled and return its units, once. Without a row, or with another end, nothing changes.
 
-    `undecided`: the wish to cancel came while the order was queued, so it also replaces an end nobody has seen.
+    Raises `StoreUnavailable`.
     """
     with store_faults():
-        rows("cancel", id=order_id, undecided=undecided)
+        rows("cancel", id=order_id)
 
 
 def skus_of(order_id: str) -> list[str]:

@@ -324,7 +324,7 @@ def _settle(
             case ["broken" as word]:
                 outcomes[order_id] = _held(order_id, word)
             case ["cancel_requested"]:
-                outcomes[order_id] = cancel(order_id, client=client, undecided=True)
+                outcomes[order_id] = cancel(order_id, client=client)
             case ["lost"]:
                 log.warning("reservation lost, loading its stock afresh", order=order_id)
                 # What we believed is as old as what Redis lost: somebody may have cancelled the order since, and it may be
@@ -378,14 +378,14 @@ def forgive(order_ids: Sequence[str], *, client: TextRedis) -> None:
                 client.hincrby(keys.order(order_id), "attempts", -1)
 
 
-def cancel(order_id: str, *, client: TextRedis, undecided: bool = False) -> Status:
-    """Cancel an order that has ended: in the books, then in Redis. Safe to repeat; units return once.
+def cancel(order_id: str, *, client: TextRedis) -> Status:
+    """Cancel a confirmed order: in PostgreSQL, then in Redis. Safe to repeat; units return once.
 
-    `undecided`: the wish came while the order was queued. Returns the order's status afterwards, `queued` where it has not
-    ended. Raises `StoreUnavailable`.
+    Returns the order's status afterwards: `queued` where it has not ended, and an end other than `confirmed` where it had
+    that one. Raises `StoreUnavailable`.
     """
     reach("cancel.before_books")
-    books.cancel(order_id, undecided=undecided)
+    books.cancel(order_id)
     reach("cancel.after_books")
     status = settle_again(order_id, client=client)
     reach("cancel.after_settle")

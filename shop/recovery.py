@@ -114,9 +114,9 @@ def _book(each: Remembered, done: Recovery) -> None:
 
 def _agree(each: Remembered, found: Recorded, done: Recovery, client: TextRedis) -> None:
     match each.status, found.status:
-        case (Status.CANCELLED, _):
-            # PostgreSQL forgot that. The wish may have come before the end, so it also replaces one nobody has seen.
-            books.cancel(each.order.id, undecided=True)
+        case (Status.CANCELLED, Status.CONFIRMED):
+            # PostgreSQL lost the cancellation.
+            books.cancel(each.order.id)
             done.booked += 1
         case (Status.QUEUED, _) | (Status.CONFIRMED, Status.CANCELLED):
             fulfilment.settle_again(each.order.id, client=client)

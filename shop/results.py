@@ -122,10 +122,8 @@ def _judged(
 ) -> _Found:
     if not isinstance(record, _Record):
         return booked or record or away
-    if booked and not (record.cancelling and booked.status in (Status.REJECTED, Status.FAILED)):
-        # Whoever read the books while Redis was away may have seen more than Redis knows now.
-        return booked
-    return record.state
+    # PostgreSQL may know more than Redis: what a client read there while Redis was unavailable must not be taken back.
+    return booked or record.state
 
 
 _line = RedisLine()

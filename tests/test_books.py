@@ -158,10 +158,13 @@ def test_the_books_say_what_is_short_and_what_is_unknown() -> None:
 
 
 def test_cancelling_what_is_not_there_or_was_rejected_changes_nothing() -> None:
-    order = an_order((a_sku(stock=1), 2))
-    books.record([Decision(order=order, status=Status.REJECTED)])
+    sku = a_sku(stock=10)
+    sold, order = an_order((sku, 8)), an_order((sku, 8))
+    books.record(
+        [Decision(order=sold, status=Status.CONFIRMED), Decision(order=order, status=Status.REJECTED)]
+    )
 
-    books.cancel(order.id, undecided=False)
-    books.cancel(str(uuid.uuid4()), undecided=True)
+    books.cancel(order.id)
+    books.cancel(str(uuid.uuid4()))
 
     assert books.recorded([order.id])[order.id].status is Status.REJECTED

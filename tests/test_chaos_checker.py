@@ -420,29 +420,26 @@ def test_only_where_nobody_could_know_of_an_order_may_its_key_be_taken_for_a_new
 
 
 @pytest.mark.parametrize(
-    ("wished_at", "polled_at", "wrong"),
+    ("status", "decided_after_s", "wrong"),
     [
-        pytest.param(40.1, 41.0, False, id="it waits to be cancelled"),
-        pytest.param(40.1, 75.0, True, id="for too long"),
-        pytest.param(41.5, 42.0, True, id="whoever wished it could know of its end"),
+        pytest.param("rejected", 0.1, False, id="rejected in the same moment"),
+        pytest.param("failed", 0.1, False, id="given up in the same moment"),
+        pytest.param("rejected", 60.0, True, id="rejected by a decision that could see the request"),
+        pytest.param("confirmed", 0.1, True, id="confirmed, which a cancellation follows"),
     ],
 )
-def test_only_an_order_that_was_taken_for_a_new_one_and_is_to_be_cancelled_may_stay_queued_for_a_moment(
-    wished_at: float, polled_at: float, wrong: bool
+def test_only_an_order_that_was_refused_in_the_same_moment_may_keep_its_end_against_a_cancellation(
+    status: str, decided_after_s: float, wrong: bool
 ) -> None:
-    rejected = (placed("k4", THIRD, at=6.0), polled("rejected", 6.5, THIRD))
-    again = placed("k4", THIRD, at=40.0)
-    wished = changed(cancelled(THIRD), start=wished_at, end=wished_at + 0.1, state="queued")
-    after = (polled("queued", polled_at, THIRD), polled("cancelled", polled_at + 1, THIRD))
-    evidence = replace(
-        with_orders(order_3=row("cancelled", "k4", sold=0)), told={**EVIDENCE.told, THIRD: "cancelled"}
+    request = changed(cancelled(THIRD), start=6.2, end=6.3, state="queued")
+    decided = replace(
+        row(status, "k4", sold=3 if status == "confirmed" else 0), committed_at=6.3 + decided_after_s
     )
+    evidence = replace(with_orders(order_3=decided), told={**EVIDENCE.told, THIRD: status})
 
-    found = checker.check(
-        case(*rejected, again, wished, *after, evidence=evidence, losses=(FORGOTTEN,), blind=((39.5, 40.5),))
-    )
+    found = checker.cancelled_orders_return_their_units_once(case(ACCEPTED, request, evidence=evidence))
 
-    assert ("rejected, then queued" in " ".join(violation.what for violation in found)) == wrong
+    assert bool(list(found)) == wrong
 
 
 @pytest.mark.parametrize(

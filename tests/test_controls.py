@@ -167,15 +167,23 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         test_fulfilment.test_a_worker_that_wakes_up_after_the_order_ended_changes_nothing,
     ),
     (
-        "a cancellation that came while the worker decided is carried out",
+        "a cancellation that came while the worker confirmed is carried out",
         "settle.lua",
-        "cancel then return {'cancel_requested'} end",
+        "status == 'confirmed' and cancel then return {'cancel_requested'} end",
         "false then return {'cancel_requested'} end",
         partial(
-            test_fulfilment.test_an_order_cancelled_while_queued_ends_as_cancelled,
-            moment="while the worker decides",
+            test_fulfilment.test_a_cancellation_of_a_queued_order_is_carried_out_unless_it_is_rejected_meanwhile,
+            moment=test_fulfilment.MEANWHILE,
             wanted=1,
+            end=Status.CANCELLED,
         ),
+    ),
+    (
+        "a cancellation replaces no rejection",
+        "cancel.sql",
+        "AND status = 'confirmed'",
+        "AND status IN ('confirmed', 'rejected')",
+        test_books.test_cancelling_what_is_not_there_or_was_rejected_changes_nothing,
     ),
     (
         "an order is given up after so many attempts",
@@ -345,8 +353,8 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "units return once",
         "cancel.sql",
-        "(status = 'confirmed' OR",
-        "(true OR",
+        "AND status = 'confirmed'",
+        "",
         test_fulfilment.test_cancelling_returns_the_units_once_however_often_it_is_done,
     ),
     (

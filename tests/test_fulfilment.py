@@ -367,7 +367,7 @@ def test_a_worker_that_froze_while_its_order_was_cancelled_and_redis_lost_it_sho
 
     def freeze(decisions: list[Decision]) -> object:
         recorded = record(decisions)
-        books.cancel(order.id, undecided=False)
+        books.cancel(order.id)
         goes_back(client, order, sku, 10)
         return recorded
 
@@ -649,33 +649,44 @@ def test_cancelling_returns_the_units_once_however_often_it_is_done(client: "red
     assert_at_rest(client)
 
 
-@pytest.mark.parametrize("wanted", [1, 100], ids=["would be confirmed", "would be rejected"])
-@pytest.mark.parametrize("moment", ["before the worker begins", "while the worker decides"])
-def test_an_order_cancelled_while_queued_ends_as_cancelled(
-    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch, moment: str, wanted: int
+BEFORE, MEANWHILE = "before the worker begins", "while the worker decides"
+
+
+@pytest.mark.parametrize(
+    ("moment", "wanted", "end"),
+    [
+        pytest.param(BEFORE, 1, Status.CANCELLED, id="seen before it would be confirmed"),
+        pytest.param(BEFORE, 100, Status.CANCELLED, id="seen before it would be rejected"),
+        pytest.param(MEANWHILE, 1, Status.CANCELLED, id="requested while it is confirmed"),
+        # A client may have read the rejection before it asked.
+        pytest.param(MEANWHILE, 100, Status.REJECTED, id="requested while it is rejected"),
+    ],
+)
+def test_a_cancellation_of_a_queued_order_is_carried_out_unless_it_is_rejected_meanwhile(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch, moment: str, wanted: int, end: Status
 ) -> None:
     sku = a_sku(stock=10)
     stock.load(client, [sku])
     (order,) = accepted(client, an_order((sku, wanted)))
     record = books.record
 
-    def wish() -> None:
+    def request() -> None:
         client.hset(keys.order(order.id), "cancel", "1")
         client.zadd(keys.CANCELLATIONS, {order.id: 1})
 
-    def wish_meanwhile(decisions: list[Decision]) -> object:
-        wish()
+    def request_meanwhile(decisions: list[Decision]) -> object:
+        request()
         return record(decisions)
 
-    if moment == "before the worker begins":
-        wish()
+    if moment == BEFORE:
+        request()
     else:
-        monkeypatch.setattr(books, "record", wish_meanwhile)
+        monkeypatch.setattr(books, "record", request_meanwhile)
 
     outcomes = fulfil([order], client=client)
 
-    assert outcomes == {order.id: Status.CANCELLED}
-    assert (status_in_redis(client, order), status_in_books(order)) == ("cancelled", "cancelled")
+    assert outcomes == {order.id: end}
+    assert (status_in_redis(client, order), status_in_books(order)) == (end, end)
     assert free_in_redis(client, sku) == 10
     assert_at_rest(client)
 

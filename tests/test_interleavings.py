@@ -163,13 +163,6 @@ CONTROLS: list[tuple[str, str, str, str, Tell]] = [
         partial(stories.cancelled_while_fulfilled, wanted=8),
     ),
     (
-        "a cancellation that came while the worker decided is carried out",
-        "settle.lua",
-        "cancel then return {'cancel_requested'} end",
-        "false then return {'cancel_requested'} end",
-        partial(stories.cancelled_while_fulfilled, wanted=12),
-    ),
-    (
         "a reservation is taken once",
         "reserve.lua",
         "held and 0 or last",

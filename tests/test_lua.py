@@ -589,12 +589,25 @@ def test_settle_does_nothing_where_redis_lost_the_reservation_until_that_is_acce
     assert client.exists(keys.RESERVATIONS, keys.stock("x"), keys.level("x")) == 0
 
 
-def test_settle_publishes_nothing_about_an_order_that_was_cancelled_meanwhile(client: "redis.Redis") -> None:
+def test_settle_publishes_no_confirmation_of_an_order_that_was_cancelled_meanwhile(
+    client: "redis.Redis",
+) -> None:
     queued(client, "a")
     client.hset(keys.order("a"), "cancel", "1")
 
     assert settle(client, ("a", "confirmed", "")) == [["cancel_requested"]]
     assert client.hget(keys.order("a"), "status") == "queued"
+
+
+@pytest.mark.parametrize("end", ["rejected", "failed"])
+def test_settle_publishes_an_end_that_no_cancellation_replaces(client: "redis.Redis", end: str) -> None:
+    queued(client, "a")
+    client.hset(keys.order("a"), "cancel", "1")
+    client.zadd(keys.CANCELLATIONS, {"a": 1})
+
+    assert settle(client, ("a", end, "")) == [["settled"]]
+    assert client.hmget(keys.order("a"), "status", "cancel") == [end, None]
+    assert client.exists(keys.CANCELLATIONS) == 0
 
 
 def test_settle_releases_only_its_own_locks_and_tells_who_waits(client: "redis.Redis") -> None:

@@ -333,7 +333,7 @@ def test_a_cancellation_that_redis_has_not_heard_of_is_not_taken_back(client: "r
     fulfilment.fulfil([order], client=client)
     names = [keys.order(order.id), keys.CANCELLATIONS, ""]
     scripts.run(client, "request_cancel", names, [order.id, order.client, 1, "", ""])
-    books.cancel(order.id, undecided=False)  # and its worker dies
+    books.cancel(order.id)  # and its worker dies
 
     async def story() -> OrderState | None:
         return await results.find(order.id, order.client)

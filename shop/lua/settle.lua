@@ -7,7 +7,8 @@
 --      reservation is lost (JSON or ''); then locks: sku, owner, ...
 -- PUBLISHES a line per order: id, status, since when, fingerprint, reason ('' = none).
 -- REPLY JSON, per order: {'settled'} | {'kept', status} | {'cancel_requested'} | {'lost'} | {'broken'} (its key is no record)
---   'kept': it had ended before. 'cancel_requested': somebody cancelled it meanwhile; nothing was published, cancel it now.
+--   'kept': it had ended before. 'cancel_requested': it was confirmed while a client cancelled it; nothing was published, cancel it
+--      now. A rejection stays: a client may have read it in PostgreSQL before the cancellation was requested.
 --   'lost': PostgreSQL counts a reservation that Redis no longer has as it was: nobody can tell whether `estoque:` knows of
 --      these units. Nothing was done; look at PostgreSQL again, and say which SKUs to forget, so that they are loaded afresh.
 local call = redis.call
@@ -33,7 +34,7 @@ local function settle(id, held, back, status, since, counted, reason, fingerprin
   local was, cancel, recorded = unpack(redis.pcall('HMGET', record, 'status', 'cancel', 'fingerprint'))
   if was == nil then return {'broken'} end  -- what is missing is false
   local open = not was or was == 'queued'
-  if was == 'queued' and status ~= 'cancelled' and cancel then return {'cancel_requested'} end
+  if was == 'queued' and status == 'confirmed' and cancel then return {'cancel_requested'} end
   if counted ~= '' and open and (back or not held) then
     if skus_if_lost == '' then return {'lost'} end
     -- In this step, not before: Redis may lose its data once more, and bring back a counter that does not know of them.

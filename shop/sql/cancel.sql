@@ -1,12 +1,11 @@
--- Cancels an order and returns its units, once. `%(undecided)s`: the wish came before the order ended, so that an
--- end nobody has seen yet (rejected, failed) gives way to it.
+-- Cancels a confirmed order and returns its units, once. Every other end stays.
 WITH cancelled AS (
-    UPDATE shop_order SET status = 'cancelled', reason = NULL, decided_at = updated_at, updated_at = now()
-    WHERE id = %(id)s::uuid AND (status = 'confirmed' OR (%(undecided)s AND status IN ('rejected', 'failed')))
-    RETURNING id, client, reservation
+    UPDATE shop_order SET status = 'cancelled', decided_at = updated_at, updated_at = now()
+    WHERE id = %(id)s::uuid AND status = 'confirmed'
+    RETURNING id, client
 ), line AS (
     SELECT l.sku, l.quantity, cancelled.id, cancelled.client FROM shop_orderline AS l
-    JOIN cancelled ON cancelled.id = l.order_id AND cancelled.reservation <> ''
+    JOIN cancelled ON cancelled.id = l.order_id
 ), locked AS (
     SELECT product.sku FROM shop_product AS product
     WHERE product.sku IN (SELECT sku FROM line) ORDER BY product.sku FOR NO KEY UPDATE

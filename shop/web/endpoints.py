@@ -164,7 +164,7 @@ if order.status == "rejected":
         summary="Cancel an order",
         description="The order becomes `cancelled` and its units return to stock, once, however often this "
         "is repeated. An order that is still queued is cancelled before it is fulfilled or right after, and "
-        "answered as it is until then. No body is read.",
+        "answered as it is until then. One that is rejected or fails in the same moment stays so. No body is read.",
         python="""\
 order = shop.cancelled(placed.order.id, within_s=60)
 print(order.status)

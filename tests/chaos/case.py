@@ -80,21 +80,6 @@ class Case:
     def _is_blind(self, told: Operation) -> bool:
         return any(from_s <= told.end and told.start <= until_s for from_s, until_s in self.blind)
 
-    def may_have_been_wished_anew(self, order_id: str) -> bool:
-        """Whether the order was to be cancelled while it was taken for a new one; that end replaces one of no effect."""
-        return any(
-            one.op == "cancel" and self.may_be_taken_for_new(one) for one in self.seen.get(order_id, ())
-        )
-
-    def may_wait_to_be_cancelled(self, told: Operation) -> bool:
-        """Whether the order was just to be cancelled while it was taken for a new one: until it is, it stays queued."""
-        return any(
-            one.op == "cancel"
-            and one.end < told.start < one.end + PUBLISHED_WITHIN_S
-            and self.may_be_taken_for_new(one)
-            for one in self.seen.get(told.id, ())
-        )
-
     def may_be_forgotten(self, wish: Operation) -> bool:
         """Whether a fault may have destroyed the note that an order is to be cancelled."""
         return any(wish.id in loss.wishes and wish.start < loss.ended for loss in self.losses)

@@ -14,6 +14,7 @@
 #define FAULTS 1     /* so many in one run: deaths, lost replies, messages lost or repeated, absences of PostgreSQL */
 #define ROLLBACKS 0  /* so often Redis goes back to how it was when both orders had just been accepted */
 #define CANCELS 0    /* 1: a client cancels A, at any moment */
+#define READS 0      /* 1: a client reads A, at any moment, also from PostgreSQL */
 #define POISON 0     /* 1: A kills every worker that has reserved for it */
 #define COPIES 0     /* 1: messages come more than once, also where nobody is slow */
 #define PROMPT 0     /* 1: nobody is so slow that a lock runs out, or a message comes again, while he works on it */
@@ -44,7 +45,7 @@ mtype = {
   forgotten_early,    /* counters that can't be trusted are forgotten in a step before the loss is accepted */
   loaded_blindly,     /* a load does not see reservations that ended, or another load, under its hands */
   backwards,          /* settling shows whatever its worker believes */
-  wish_ignored,       /* settling does not see that the order was cancelled meanwhile */
+  end_replaced,       /* a cancellation replaces a rejection, though a client may have read it */
   cancelled_twice,    /* an order that is cancelled can be cancelled */
   level_added         /* a stock level is added, whatever of it the counter contains */
 };
@@ -84,6 +85,7 @@ bit inside[2];                 /* it has locked and not settled it: no two are t
 byte tokens[3];                /* tokens are random: none comes twice */
 byte faults = FAULTS, rollbacks = ROLLBACKS;
 bit promised;                  /* the client was told that A will be cancelled */
+bit was_read;                      /* a client has read that A was rejected or given up */
 
 #define o hand[me]             /* the order at hand */
 #define fault atomic { faults > 0 -> faults-- }
@@ -143,7 +145,8 @@ inline reserve() {
 inline unload() { loaded = 0; loading = 0; level = 0; stock[X] = 0; stock[Y] = 0 }
 
 #define spent (held[o] && (held[o] == token || (token && MUTANT == no_tokens)))
-#define wished_now (state[o] == queued && decided != cancelled && wish[o] && MUTANT != wish_ignored)
+#define replaced(end) (end == confirmed || (MUTANT == end_replaced && (end == rejected || end == failed)))
+#define wished_now (state[o] == queued && replaced(decided) && wish[o])
 #define lost_now (state[o] == queued && token && !spent && MUTANT != loss_ignored)
 
 /* Shows `decided`, with `token` as the one that the row counts. Says settled, wished or lost. */
@@ -217,10 +220,10 @@ inline persist() {
   printf("worker %d writes that order %d is %e: %e\n", me, o, decided, reply)
 }
 
-/* `undecided`: the wish came first, so that an end that nobody has seen gives way, too. */
+/* Only a confirmed order is cancelled: a client may have read any other end. */
 inline cancel_in_books() {
   if
-  :: row[o] == confirmed || (row[o] != cancelled && undecided) || (row[o] == cancelled && MUTANT == cancelled_twice) ->
+  :: replaced(row[o]) || (row[o] == cancelled && MUTANT == cancelled_twice) ->
      row[o] = cancelled;
      if :: counted[o] -> sold--; returned++ :: else fi
   :: else
@@ -237,11 +240,11 @@ inline wait_for_lock(s) {
 proctype Worker(byte me) {
   mtype reply, decided;
   byte token, noted[3], taken, seen;
-  bit mine, undecided, accept_lost;  /* mine: it took the order's locks */
+  bit mine, accept_lost;  /* mine: it took the order's locks */
 
 idle:
   atomic {
-    o = 0; mine = 0; inside[me] = 0; begun[me] = 0; reply = 0; decided = 0; token = 0; undecided = 0; accept_lost = 0;
+    o = 0; mine = 0; inside[me] = 0; begun[me] = 0; reply = 0; decided = 0; token = 0; accept_lost = 0;
 end:
     if
     :: message[A] -> o = A
@@ -300,7 +303,7 @@ settling:
   if
   :: fault -> goto settling
   :: fault -> goto died
-  :: reply == wished -> undecided = 1; goto cancel
+  :: reply == wished -> goto cancel
   :: reply == lost ->
      accept_lost = 1;
      if :: MUTANT == forgotten_early -> atomic { unload() } :: else fi;
@@ -370,10 +373,18 @@ end:
   od
 }
 
+/* A poll: from PostgreSQL where Redis knows no end yet. */
+#define shown(each) (state[each] == queued -> row[each] : state[each])
+
+proctype Reader() {
+end:
+  atomic { shown(A) == rejected || shown(A) == failed -> was_read = 1; printf("a client reads that order 1 is rejected\n") }
+}
+
 /* A look at both stores, then request_cancel.lua. */
 proctype Client() {
   mtype looked;
-  atomic { looked = (state[A] == queued -> row[A] : state[A]) };
+  atomic { looked = shown(A) };
   atomic {
     if
     :: looked == rejected || looked == failed || state[A] == rejected || state[A] == failed -> printf("too late to cancel\n")
@@ -397,7 +408,7 @@ proctype Client() {
                       !held[each] && !open[each] && !cancelling[each] && !wish[each])
 #define exact(s) (!loaded || stock[s] + sold == on_sale[s])
 #define at_rest (closed(A) && closed(B) && exact(X) && exact(Y) && !lock[X] && !lock[Y] && \
-                 (!promised || state[A] == cancelled || wishes_forgotten))
+                 (!promised || state[A] != confirmed || wishes_forgotten))
 
 /* Looks at every state: it moves only when something is wrong, or when nobody else can move any more (`timeout`). */
 #if !LIVENESS
@@ -409,6 +420,7 @@ end:
   :: atomic { oversells(X) || oversells(Y) -> violated(oversold) }
   :: atomic { rollbacks == ROLLBACKS && (stock[X] < 0 || stock[Y] < 0) -> violated(promised_twice) }
   :: atomic { rollbacks == ROLLBACKS && loaded && (!adds_up(X) || !adds_up(Y)) -> violated(units_do_not_add_up) }
+  :: atomic { was_read && (row[A] == cancelled || state[A] == cancelled) -> violated(went_back) }
   /* Whoever settles an order takes its lock from its copies, which have nothing to do any more. */
   :: atomic { PROMPT && !COPIES && inside[0] && inside[1] && hand[0] != hand[1] -> violated(locks_do_not_exclude) }
   :: atomic { timeout -> if :: at_rest :: else -> violated(not_at_rest) fi }
@@ -428,6 +440,7 @@ init {
     fi;
     accept_both();
     run Worker(0); run Worker(1); run Sweeper(); run World();
-    if :: CANCELS -> run Client() :: else fi
+    if :: CANCELS -> run Client() :: else fi;
+    if :: READS -> run Reader() :: else fi
   }
 }

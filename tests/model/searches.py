@@ -29,7 +29,7 @@ class Search:
     @property
     def definitions(self) -> dict[str, str]:
         """Everything that `protocol.pml` wants defined."""
-        calm = dict.fromkeys(("FAULTS", "ROLLBACKS", "CANCELS", "POISON", "COPIES", "PROMPT"), 0) | {
+        calm = dict.fromkeys(("FAULTS", "ROLLBACKS", "CANCELS", "READS", "POISON", "COPIES", "PROMPT"), 0) | {
             "LOCKS": 1
         }
         chosen = calm | self.world | {"LIVENESS": int(self.liveness)}
@@ -62,6 +62,7 @@ SEARCHES: Final = (
     _safe("any two faults and copies of messages, nobody outlives his lock", FAULTS=2, COPIES=1, PROMPT=1),
     _safe("an order that kills its workers", FAULTS=1, POISON=1),
     _safe("a client cancels", FAULTS=1, CANCELS=1),
+    _safe("a client cancels, and another one reads", FAULTS=1, CANCELS=1, READS=1),
     _safe("Redis goes back", FAULTS=1, ROLLBACKS=1),
     _safe("Redis goes back twice", ROLLBACKS=2),
     _safe("a client cancels and Redis goes back: units alone", CANCELS=1, ROLLBACKS=1),
@@ -92,7 +93,7 @@ SEARCHES: Final = (
     _without("forgotten_early", "not_at_rest", ROLLBACKS=2),
     _without("loaded_blindly", "not_at_rest", ROLLBACKS=1),
     _without("backwards", "went_back", CANCELS=1),
-    _without("wish_ignored", "not_at_rest", CANCELS=1),
+    _without("end_replaced", "went_back", CANCELS=1, READS=1, quick=True),
     _without("cancelled_twice", "units_do_not_add_up", CANCELS=1),
     _without("level_added", "units_do_not_add_up", CANCELS=1),
 )
