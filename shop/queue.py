@@ -87,11 +87,34 @@ def fulfil_message_of(order_id: str, document: bytes) -> str:
     return _message(FULFIL_TASK, order_id, b"[%s]" % document, keys.ORDER_QUEUE)
 
 
-def to_go_alone(message: str) -> str:
-    """The message, marked as one that comes again: a worker runs its order by itself, outside any batch."""
-    marked: dict[str, Any] = msgspec.json.decode(message)
-    marked["headers"]["redelivered"] = True
+def repeated_message(order: Order, *, enqueued_at_ms: int, alone: bool) -> str:
+    """The message of an order that lost its own. `alone`: marked so that a worker runs it by itself, outside any batch."""
+    marked: dict[str, Any] = msgspec.json.decode(fulfil_message(order))
+    marked["headers"] |= {"enqueued_at": enqueued_at_ms} | ({"redelivered": True} if alone else {})
     return _json.encode(marked).decode()
+
+
+class _Headers(msgspec.Struct, frozen=True):
+    enqueued_at: int | None = None
+
+
+class _Message(msgspec.Struct, frozen=True):
+    headers: _Headers
+    body: str
+
+
+_read = msgspec.json.Decoder(_Message)
+_arguments = msgspec.json.Decoder(tuple[tuple[Order], dict[str, Any], Any])
+
+
+def enqueued_at_ms(message: str) -> int | None:
+    """When an order's message was enqueued, in Unix time; None for any other message."""
+    try:
+        found = _read.decode(message)
+        (order,), *_ = _arguments.decode(base64.b64decode(found.body))
+    except ValueError:
+        return None
+    return order.accepted_at_ms if found.headers.enqueued_at is None else found.headers.enqueued_at
 
 
 def cancel_message(order_id: str) -> str:

@@ -5,7 +5,7 @@ It only repeats steps that are safe to repeat, so a sweep too many costs time an
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,8 +21,10 @@ from workers.fail_points import reach
 
 log = structlog.get_logger()
 
-#: Orders looked at in one sweep.
+#: Orders looked at in one go.
 SWEEP_BATCH = 500
+#: For how long one sweep enqueues, in seconds: shorter than a task may take.
+ENQUEUE_S = 4.0
 #: So many messages at the head of the line are looked at for an order: some are cancellations, or garbage.
 HEAD_MESSAGES = 20
 #: A cancellation asked for so long ago lost its message.
@@ -109,76 +111,124 @@ def mind_clocks(client: TextRedis, now_ms: int) -> None:
 
 
 def enqueue_due(client: TextRedis, now_ms: int) -> int:
-    """Enqueue open orders that are overdue and can't be merely waiting in line. While fulfilment is paused, all may be."""
+    """Enqueue every open order that is overdue and has lost its message. While fulfilment is paused, all may be overdue.
+
+    Slice by slice, for `ENQUEUE_S` at most: a broker that lost its queue is no reason to wait for the next sweeps.
+    """
     if pauses.is_paused(client, Part.FULFILMENT):
         return 0
     with store_faults():
-        due: list[str] = client.zrangebyscore(keys.OPEN_ORDERS, "-inf", now_ms, start=0, num=SWEEP_BATCH)
-        head_ms = _head_accepted_at_ms(client) if due else None
+        head_ms = _head_enqueued_at_ms(client)
+    until = time.monotonic() + ENQUEUE_S
     enqueued = 0
-    for order_id in due:
-        with _apart_told("open order can't be enqueued again", order_id) as failures:
-            enqueued += _enqueue_again(client, order_id, now_ms, head_ms)
-        if failures:
-            with store_faults():
-                # It must not stand before those that can be.
-                client.zadd(keys.OPEN_ORDERS, {order_id: now_ms}, xx=True)
-    return enqueued
+    while True:
+        with store_faults():
+            due: list[str] = client.zrangebyscore(keys.OPEN_ORDERS, "-inf", now_ms, start=0, num=SWEEP_BATCH)
+        if due:
+            enqueued += _enqueue_again(client, due, now_ms, head_ms)
+        if len(due) < SWEEP_BATCH or time.monotonic() > until:
+            return enqueued
 
 
-def _head_accepted_at_ms(client: TextRedis) -> int | None:
-    """When the order that is next in line was accepted; None where nobody is in line, or the line is elsewhere.
+def _head_enqueued_at_ms(client: TextRedis) -> int | None:
+    """When the order at the head of the queue was enqueued; None for an empty queue, or one on another broker.
 
-    The line is first in, first out: an open order accepted before its head is not in it. A long line is no fault, and
-    enqueueing it all again would only make it longer.
+    The queue is first in, first out: an open order that was enqueued before its head is not in it. A long queue is no
+    fault, and enqueueing all of it again would only make it longer.
     """
     if not queue.BROKER_IS_LEDGER:
         return None
-    for message in reversed(client.lrange(keys.ORDER_QUEUE, -HEAD_MESSAGES, -1)):
-        try:
-            document = client.hget(keys.order(json.loads(message)["headers"]["id"]), "document")
-        except (ValueError, KeyError, TypeError):
-            continue  # not a message of ours: the worker throws it out
-        if document:
-            return _document.decode(document).accepted_at_ms
-    return None
+    messages = reversed(client.lrange(keys.ORDER_QUEUE, -HEAD_MESSAGES, -1))
+    return next((at_ms for at_ms in map(queue.enqueued_at_ms, messages) if at_ms is not None), None)
 
 
 def enqueue_now(client: TextRedis, order_id: str) -> bool:
-    """Put an open order in line again without waiting for its turn; False where it has ended. Raises `StoreUnavailable`."""
-    return _enqueue_again(client, order_id, int(time.time() * 1000), None)
+    """Enqueue an open order again without waiting for its turn; False where it has ended. Raises `StoreUnavailable`."""
+    return _enqueue_again(client, [order_id], int(time.time() * 1000), None) > 0
 
 
-def _enqueue_again(client: TextRedis, order_id: str, now_ms: int, head_ms: int | None) -> bool:
-    with store_faults():
-        document, attempts = client.hmget(keys.order(order_id), "document", "attempts")
-        if document is None:
-            return _forget(client, order_id)
+#: The members of an order's record that the sweeper reads.
+_RECORD = ("document", "attempts", "enqueued_at")
+
+
+class _Overdue(msgspec.Struct, frozen=True):
+    """An open order that was not heard of for too long. `enqueued_at_ms`: when its newest message was, in Unix time."""
+
+    order: Order
+    attempts: int
+    enqueued_at_ms: int
+
+    @classmethod
+    def of(cls, record: Sequence[Any]) -> "_Overdue":
+        """From the members `_RECORD`. Raises `msgspec.DecodeError` or `ValueError` where they make no sense."""
+        document, attempts, enqueued_at = record
         order = _document.decode(document)
-        next_look_ms = now_ms + settings.SWEEP_AFTER_MS
-        if head_ms is not None and order.accepted_at_ms > head_ms:
-            client.zadd(keys.OPEN_ORDERS, {order_id: next_look_ms}, xx=True)
-            return False
-        message = queue.fulfil_message(order) if queue.BROKER_IS_LEDGER else ""
-        if message and int(attempts or 0) > 0:
-            # It was begun and has not ended: perhaps because it kills its workers. In a batch it would take its neighbours
-            # along, whose attempts are counted too.
-            message = queue.to_go_alone(message)
-        names = [keys.OPEN_ORDERS, queue.broker_key()]
-        reach("sweeper.before_requeue")
-        queued: bool = scripts.run(client, "requeue", names, [order_id, message, next_look_ms]) == "queued"
-    if queued and not queue.BROKER_IS_LEDGER:
-        queue.publish(queue.FULFIL_TASK, order.id, order)
-    return queued
+        return cls(order, int(attempts or 0), int(enqueued_at or order.accepted_at_ms))
+
+    def message(self, now_ms: int) -> str:
+        """Its message, enqueued now; '' where the broker is not the orders' Redis.
+
+        An order that was started and has not ended may kill its workers. It runs alone: in a batch its neighbours would die
+        with it, and their attempts are counted too.
+        """
+        if not queue.BROKER_IS_LEDGER:
+            return ""
+        return queue.repeated_message(self.order, enqueued_at_ms=now_ms, alone=self.attempts > 0)
 
 
-def _forget(client: TextRedis, order_id: str) -> bool:
+def _enqueue_again(client: TextRedis, order_ids: Sequence[str], now_ms: int, head_ms: int | None) -> int:
+    """Enqueue those of the orders that are not behind the head of the queue; returns how many."""
+    next_look_ms = now_ms + settings.SWEEP_AFTER_MS
+    lost: dict[str, _Overdue] = {}
+    looks: dict[str, float] = {}
+    for order_id, record in zip(order_ids, _records(client, order_ids), strict=True):
+        # Whatever becomes of it: it must not stand before the others until the next sweep.
+        looks[order_id] = next_look_ms
+        with _apart_told("open order can't be enqueued again", order_id), store_faults():
+            if isinstance(record, Exception):
+                raise record
+            if record[0] is None:
+                _forget(client, order_id)
+                continue
+            overdue = _Overdue.of(record)
+            if head_ms is None or overdue.enqueued_at_ms < head_ms:
+                lost[order_id] = overdue
+    with store_faults():
+        client.zadd(keys.OPEN_ORDERS, looks, xx=True)
+    return _requeue(client, lost, now_ms, next_look_ms)
+
+
+def _records(client: TextRedis, order_ids: Sequence[str]) -> list[Any]:
+    """The members `_RECORD` of each order's record, or the error that Redis answers for a broken one."""
+    with store_faults():
+        pipe = client.pipeline(transaction=False)
+        for order_id in order_ids:
+            pipe.hmget(keys.order(order_id), *_RECORD)
+        found: list[Any] = pipe.execute(raise_on_error=False)
+    return found
+
+
+def _requeue(client: TextRedis, lost: Mapping[str, _Overdue], now_ms: int, next_look_ms: int) -> int:
+    if not lost:
+        return 0
+    args: list[Any] = [now_ms, next_look_ms]
+    for order_id, overdue in lost.items():
+        args += [order_id, overdue.message(now_ms)]
+    reach("sweeper.before_requeue")
+    with store_faults():
+        still_open: list[str] = scripts.run(client, "requeue", [keys.OPEN_ORDERS, queue.broker_key()], args)
+    if not queue.BROKER_IS_LEDGER:
+        for order_id in still_open:
+            queue.publish(queue.FULFIL_TASK, order_id, lost[order_id].order)
+    return len(still_open)
+
+
+def _forget(client: TextRedis, order_id: str) -> None:
     """Close an open order whose record somebody deleted. If it has not ended, there is nothing to go on with."""
     found = books.recorded([order_id])
     if not found:
         log.error("open order has no record, nothing can be done for it", order=order_id)
     client.zrem(keys.OPEN_ORDERS, order_id)
-    return False
 
 
 def cancel_overdue(client: TextRedis, now_ms: int) -> int:

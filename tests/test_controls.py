@@ -346,8 +346,8 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "an order that ended is not enqueued again",
         "requeue.lua",
-        "then return 'ended' end",
-        "then end",
+        "if call('ZSCORE', KEYS[1], id) then",
+        "if true then",
         test_lua.test_requeue_leaves_orders_alone_that_ended,
     ),
     (
@@ -502,10 +502,21 @@ def test_without_a_way_of_its_own_an_order_that_was_begun_takes_its_neighbours_a
 ) -> None:
     from shop import queue
 
-    monkeypatch.setattr(queue, "to_go_alone", lambda message: message)
+    monkeypatch.setattr(queue, "repeated_message", lambda order, **_: queue.fulfil_message(order))
 
     with pytest.raises(AssertionError):
         test_sweeper.test_an_order_that_was_begun_and_has_not_ended_is_enqueued_to_go_alone(client)
+
+
+def test_without_the_moment_in_its_message_an_order_that_was_enqueued_again_hides_those_that_are_lost(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shop import queue
+
+    monkeypatch.setattr(queue, "repeated_message", lambda order, **_: queue.fulfil_message(order))
+
+    with pytest.raises(AssertionError):
+        test_sweeper.test_lost_orders_behind_those_that_were_enqueued_again_are_found(client)
 
 
 def test_without_its_eye_on_the_head_of_the_line_the_sweeper_enqueues_all_that_wait(
@@ -513,7 +524,7 @@ def test_without_its_eye_on_the_head_of_the_line_the_sweeper_enqueues_all_that_w
 ) -> None:
     from shop import sweeper
 
-    monkeypatch.setattr(sweeper, "_head_accepted_at_ms", lambda _: None)
+    monkeypatch.setattr(sweeper, "_head_enqueued_at_ms", lambda _: None)
 
     with pytest.raises(AssertionError):
         test_sweeper.test_orders_that_merely_wait_in_a_long_line_are_not_enqueued_again(client)

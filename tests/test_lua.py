@@ -672,9 +672,12 @@ def test_restore_writes_a_lost_record_and_never_over_an_existing_one(client: "re
 def test_requeue_leaves_orders_alone_that_ended(client: "redis.Redis") -> None:
     queued(client, "a")
 
-    assert scripts.run(client, "requeue", [keys.OPEN_ORDERS, QUEUE], ["a", "message", 77]) == "queued"
-    assert scripts.run(client, "requeue", [keys.OPEN_ORDERS, QUEUE], ["b", "message", 77]) == "ended"
-    assert (client.lrange(QUEUE, 0, -1), client.zscore(keys.OPEN_ORDERS, "a")) == (["message"], 77)
+    args = [5, 77, "a", "a's message", "ended", "another"]
+
+    assert scripts.run(client, "requeue", [keys.OPEN_ORDERS, QUEUE], args) == ["a"]
+    assert (client.lrange(QUEUE, 0, -1), client.zscore(keys.OPEN_ORDERS, "a")) == (["a's message"], 77)
+    assert client.hget(keys.order("a"), "enqueued_at") == "5"
+    assert scripts.run(client, "requeue", [keys.OPEN_ORDERS, QUEUE], [5, 77, "ended", "another"]) == []
 
 
 @pytest.mark.parametrize(
