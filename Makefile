@@ -30,8 +30,8 @@ up: $(INSTALLED)  ## Run the whole system here: WEB_PORT=8000 FLOWER_PORT=5555 D
 demo: $(INSTALLED)  ## A flash sale, its verdict and a report with plots: ARGS=--help for its size
 	@exec $(BIN)/python manage.py demo $(ARGS)
 
-bench: $(INSTALLED)  ## Measure it beside its baselines: QUICK=1 for 2 minutes, ORDERS=FILE for real orders
-	@exec $(BIN)/python -m tests.benchmarks $(if $(QUICK),--quick) $(if $(ORDERS),--orders "$(ORDERS)")
+bench: $(INSTALLED)  ## Measure it beside its baselines: QUICK=1, ORDERS=FILE; or beside an earlier state: BEFORE=REVISION
+	@exec $(BIN)/python -m $(if $(BEFORE),tests.benchmarks.compare "$(BEFORE)",tests.benchmarks $(if $(QUICK),--quick) $(if $(ORDERS),--orders "$(ORDERS)"))
 
 chaos: $(INSTALLED)  ## Inject faults while clients order, then check every promise: MINUTES=10 SEED=n
 	@exec $(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.benchmarks import plots, report, results, rounds, traffic, wire
+from tests.benchmarks import compare, plots, report, results, rounds, traffic, wire
 from tests.benchmarks.arrivals import CROWD_PER_S, ID_PLACE, Arrivals, Followed, percentile
 from tests.benchmarks.baselines import CeleryNoop, Textbook
 from tests.benchmarks.bench import Bench, Case, Findings, Pace
@@ -309,6 +309,23 @@ def test_flower_is_asked_for_orders_that_succeeded_and_nothing_else() -> None:
     assert succeeded(metrics) == 42
 
 
+def a_latency() -> Latency:
+    """What calm arrivals met."""
+    return Latency(
+        system="reserva",
+        scenario="calm",
+        per_second=50,
+        followed=600,
+        p50_ms=3.25,
+        p95_ms=8.5,
+        p99_ms=19.5,
+        late_p99_ms=0.25,
+        cpu_us={},
+        load_us=0.0,
+        statuses={202: 600},
+    )
+
+
 def a_round(system: str, orders_per_s: float, **more: Any) -> Round:
     return replace(
         Round(
@@ -369,19 +386,7 @@ def test_growth_is_judged_against_the_system_that_did_not_grow() -> None:
 
 
 def test_everything_measured_is_in_the_report_and_in_the_plots(tmp_path: Path) -> None:
-    calm = Latency(
-        system="reserva",
-        scenario="calm",
-        per_second=50,
-        followed=600,
-        p50_ms=3.25,
-        p95_ms=8.5,
-        p99_ms=19.5,
-        late_p99_ms=0.25,
-        cpu_us={},
-        load_us=0.0,
-        statuses={202: 600},
-    )
+    calm = a_latency()
     wrong = replace(calm, p99_ms=1.5, faults=["an order was lost"])
     curve = [point(size, [a_round("grown", 5_000)]) for size in (1, 1000)]
     data = data_of(
@@ -415,3 +420,32 @@ def test_spread_orders_name_different_skus_and_are_the_same_in_each_run() -> Non
 
     assert first == again
     assert all(len({sku for sku, _ in order}) == 3 for order in first)
+
+
+def test_of_two_states_each_comes_first_as_often_as_second() -> None:
+    assert list(compare._in_turn(("before", "now"), 3)) == ["before", "now", "now", "before", "before", "now"]
+
+
+def test_a_comparison_gives_the_ratios_of_the_pairs() -> None:
+    def found(system: str, p99_ms: float) -> Latency:
+        return replace(a_latency(), system=system, scenario="busy", p99_ms=p99_ms)
+
+    pairs = [found("before", 10), found("now", 30), found("now", 10), found("before", 20)]
+
+    row = compare._row("busy", "p99 ms", pairs, lambda one: one.p99_ms)
+
+    assert row == [
+        "busy",
+        "p99 ms",
+        "15.0",
+        "20.0",
+        "1.750",
+        "0.500 to 3.000",
+        "10.0 to 20.0",
+        "10.0 to 30.0",
+    ]
+
+
+def test_a_comparison_with_a_state_that_is_not_there_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    assert compare.main(["no-such-revision"]) == 2
+    assert "no-such-revision" in capfd.readouterr().err

@@ -6,44 +6,24 @@ doubled, or a unit that does not add up, makes the round wrong, which is no resu
 """
 
 import argparse
-import fcntl
 import json
 import os
-import resource
-import signal
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from tests.benchmarks import bench, contest, plots, report, results, scenarios
+from tests.benchmarks.alone import measured
 from tests.benchmarks.bench import Bench
-
-INTERRUPTED: Final = 130  # as shells report a SIGINT
-#: Files that a process may have open: each waiting client is one, in the web tier and in the process that plays them.
-OPEN_FILES: Final = 16_384
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for. Returns the exit code: 1 where a round was wrong."""
     options = _parser().parse_args(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    try:
-        with _alone(), tempfile.TemporaryDirectory(prefix="reserva-bench-") as folder:
-            return _measure(Path(folder), options)
-    except KeyboardInterrupt:
-        sys.stderr.write("Stopped; nothing is left running.\n")
-        return INTERRUPTED
+    return measured(lambda folder: _measure(folder, options))
 
 
 def _measure(folder: Path, options: argparse.Namespace) -> int:
-    # PostgreSQL, started by root, runs as somebody who must be able to pass through.
-    folder.chmod(0o711)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, most), most))
     wanted = options.only or (scenarios.QUICK if options.quick else scenarios.FULL)
     with Bench(folder, bench.QUICK if options.quick else bench.FULL) as run:
         scenarios.run(run, wanted, systems=options.systems, orders=options.orders)
@@ -97,23 +77,6 @@ def _file(text: str) -> Path:
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text!r}")
     return path
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Hold this machine's benchmark lock; two runs at once would measure each other."""
-    path = Path(tempfile.gettempdir(), "reserva-bench.lock")
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.stderr.write(f"Another benchmark runs on this machine; waiting for its end ({path}).\n")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

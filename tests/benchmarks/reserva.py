@@ -45,13 +45,17 @@ class Books:
 
 
 class Reserva(System):
-    """`manage.py up` in a folder of its own, on free ports; `env` is what its users could set."""
+    """`manage.py up` in a folder of its own, on free ports.
+
+    `root`: the tree that it runs; `env`: what its users could set.
+    """
 
     COMMAND: tuple[str, ...] = ("manage.py", "up")
 
-    def __init__(self, folder: Path, name: str = "reserva", **env: str) -> None:
+    def __init__(self, folder: Path, name: str = "reserva", *, root: Path = ROOT, **env: str) -> None:
         self.name = name
         self.folder = folder
+        self.root = root
         self.env = {
             **dict.fromkeys(SERVERS, ""),
             "DATA_DIR": str(folder / "data"),
@@ -73,7 +77,7 @@ class Reserva(System):
             argv=[sys.executable, *self.COMMAND],
             log=self.folder / "up.log",
             env=self.env,
-            cwd=ROOT,
+            cwd=self.root,
             is_ready=up_json.exists,
             ready_within_s=120,
             grace_s=60,
@@ -116,7 +120,7 @@ class Reserva(System):
         """What a command of the operator prints. Raises PartFailedError."""
         status = self.status()
         servers = {name: status[name.lower().removeprefix("celery_")] for name in SERVERS}
-        return run_to_end([sys.executable, "manage.py", *arguments], env=self.env | servers, cwd=ROOT)
+        return run_to_end([sys.executable, "manage.py", *arguments], env=self.env | servers, cwd=self.root)
 
     def put_on_sale(self, stock: Mapping[str, int]) -> None:
         """As an operator does, from a catalogue file."""
