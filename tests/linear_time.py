@@ -48,10 +48,11 @@ from shop.web.crowded import crowded
 from shop.web.http import Request
 from shop.web.problems import Problem
 
-#: As where all of it is read: behind a proxy of ours, with TLS.
 PROXY: Final = "10.0.0.1"
-settings.TRUSTED_PROXIES = [ip_network(PROXY)]
-settings.SECURE_SSL_REDIRECT = True
+if __name__ == "__main__":
+    # As where all of it is read: behind a proxy of ours, with TLS. Whoever imports this module keeps the settings it has.
+    settings.TRUSTED_PROXIES = [ip_network(PROXY)]
+    settings.SECURE_SSL_REDIRECT = True
 
 SHORT, LONG, FULL = 256, 1_024, 65_536
 #: Four times the text may take so many times as long: in proportion it takes four times, by the square sixteen.

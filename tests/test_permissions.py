@@ -71,6 +71,7 @@ def a_role(name: str, process: Process) -> dict[str, str]:
     with connection.cursor() as cursor:
         cursor.execute(f"DROP ROLE IF EXISTS {name}")
         cursor.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
+        cursor.execute(f"GRANT USAGE ON SCHEMA public TO {name}")
         for table, rights in postgres_permissions.NEEDED[process].items():
             cursor.execute(f"GRANT {rights} ON {table._meta.db_table} TO {name}")
     parts = urlsplit(os.environ["DATABASE_URL"])
