@@ -248,7 +248,6 @@ def _text(
 def _lights(state: SystemState) -> Iterator[Light]:
     yield _oversold(state)
     yield _reconciled(state)
-    yield _reservations(state)
     yield _oldest(state)
     yield _working(state)
     yield _replaced(state)
@@ -269,13 +268,6 @@ def _reconciled(state: SystemState) -> Light:
         return Light(name="Stock agrees", says=f"{verdict.left:,} differences left", colour=BAD)
     says = f"{verdict.skus:,} SKUs, {_age(age_s)} ago"
     return Light(name="Stock agrees", says=says, colour=WARN if age_s > RECONCILE_OLD_S else GOOD)
-
-
-def _reservations(state: SystemState) -> Light:
-    """A reservation belongs to an open order, or for a moment to a stock movement."""
-    is_odd = state.reservations > state.open_orders
-    says = f"{state.reservations:,}, orders {state.open_orders:,}"
-    return Light(name="Open reservations", says=says, colour=WARN if is_odd else GOOD)
 
 
 def _oldest(state: SystemState) -> Light:

@@ -1,115 +1,182 @@
-"""The books: what PostgreSQL decides about orders. A row, once written, is the truth; Redis follows it."""
+"""What PostgreSQL decides about orders. A row, once written, is the truth; Redis follows it."""
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
 
 import msgspec
-from django.db import DataError, IntegrityError
-from psycopg.errors import CheckViolation, NotNullViolation
+from django.db import DataError, IntegrityError, OperationalError
+from psycopg.errors import SerializationFailure
 
-from shop.domain import LineShortage, Order, Reason, ReasonCode, Status
+from shop.domain import Order, Reason, Status
 from shop.stores import rows, store_faults
 from workers.fail_points import reach
 
 _json = msgspec.json.Encoder()
 
+#: How often orders are asked about that another call decides at the same moment.
+DECIDE_TRIES = 3
+
+
+class Intent(StrEnum):
+    """What is asked of PostgreSQL for an order.
+
+    To take its units, or reject it; to say whether Redis is right that a line is short; to book it again, or leave it
+    undecided; or to write an end that takes no units.
+    """
+
+    TAKE = "take"
+    SHORT = "short"
+    BOOK = "book"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+#: Those whose product rows are locked.
+_TAKING = (Intent.TAKE, Intent.BOOK)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What is to be written about an order. `token`: of the reservation that a confirmed order spends, else ''."""
+class Question:
+    """An order to be decided. `reason`: of an end that is given."""
 
     order: Order
-    status: Status
-    token: str = ""
+    intent: Intent
     reason: Reason | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """What the books say about an order, whoever wrote it. `since_ms`: Unix time since when it is so."""
+    """What PostgreSQL has of an order, whoever wrote it. `since_ms`: Unix time since when it is so."""
 
     status: Status
     since_ms: int
-    token: str
     reason: Reason | None
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class Blocked:
+    """Another transaction holds the row of this SKU: the order has not been decided."""
+
+    sku: str
+
+
+@dataclass(frozen=True)
+class Again:
+    """Redis called the order short, and PostgreSQL has the units: reserve again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stock:
+    """What PostgreSQL has of a SKU. `version`: grows with each change; `free`: units in no confirmed order."""
+
+    version: int
+    free: int
+
+
+@dataclass(kw_only=True)
+class Decisions:
+    """What became of orders, by their ids, and the stock of their SKUs afterwards: None where there is no such product."""
+
+    outcomes: "dict[str, Recorded | Blocked | Again | Refused]" = field(default_factory=dict)
+    stock: dict[str, Stock | None] = field(default_factory=dict)
+
+
 class Refused(Exception):
-    """The books will not take a decision: more units than are on sale, a SKU that does not exist, or unstorable text."""
+    """PostgreSQL takes none of these orders, for what one of them is: text or a number that it can't store."""
 
 
-def record(decisions: Sequence[Decision]) -> dict[str, Recorded]:
-    """Write decisions in one transaction: all, or none and `Refused`.
+def decide(questions: Sequence[Question]) -> Decisions:
+    """Decide orders in one transaction, in this order: all of them, or none and `Refused`.
 
     An order that has a row already keeps it, and its row is what is returned: of two workers with one order, the second
     learns what the first decided. Raises `StoreUnavailable` with nothing known; asking again is safe.
     """
+    if not questions:
+        return Decisions()
+    skus, to_lock = _skus(questions)
     now_ms = int(time.time() * 1000)
-    ordered = sorted(decisions, key=lambda decision: decision.order.id)
+    reach("worker.before_commit")
     with store_faults():
+        ((*columns,),) = _asked(_parameters(questions, skus, to_lock, now_ms))
+    reach("worker.after_commit")
+    *decided, versions, free = (msgspec.json.decode(column) for column in columns)
+    return Decisions(
+        outcomes={q.order.id: _outcome(*each) for q, *each in zip(questions, *decided, strict=True)},
+        stock={sku: _stock(*each) for sku, *each in zip(skus, versions, free, strict=True)},
+    )
+
+
+def _asked(parameters: dict[str, object]) -> list[tuple[Any, ...]]:
+    for tries_left in reversed(range(DECIDE_TRIES)):
         try:
-            reach("worker.before_commit")
-            fresh = {str(row[0]) for row in rows("persist", **_parameters(ordered, now_ms))}
-            reach("worker.after_commit")
+            return rows("decide", **parameters)
         except (IntegrityError, DataError) as error:
-            if isinstance(error.__cause__, CheckViolation | NotNullViolation) or isinstance(error, DataError):
-                raise Refused(str(error)) from error
-            raise
-        known = recorded([d.order.id for d in ordered if d.order.id not in fresh])
-    return known | {
-        d.order.id: Recorded(
-            status=d.status,
-            since_ms=now_ms,
-            token=d.token,
-            reason=d.reason,
-            fingerprint=d.order.fingerprint,
-        )
-        for d in ordered
-        if d.order.id in fresh
-    }
+            raise Refused(str(error)) from error
+        except OperationalError as error:
+            if not tries_left or not isinstance(error.__cause__, SerializationFailure):
+                raise
+    raise AssertionError("the last try returns or raises")
 
 
-def recorded(ids: Sequence[str]) -> dict[str, Recorded]:
-    """What the books say about these orders; those without a row are left out."""
-    if not ids:
-        return {}
-    with store_faults():
-        return {
-            str(order_id): Recorded(
-                status=Status(status),
-                since_ms=round(updated_at.timestamp() * 1000),
-                token=token,
-                reason=msgspec.convert(_loaded(reason), Reason) if reason else None,
-                fingerprint=fingerprint,
-            )
-            for order_id, status, updated_at, token, reason, fingerprint in rows("recorded", ids=list(ids))
-        }
+def _outcome(
+    outcome: str, since_ms: int, reason: object, fingerprint: str, sku: str | None
+) -> Recorded | Blocked | Again:
+    if outcome == "again":
+        return Again()
+    if outcome == "blocked":
+        return Blocked(sku or "")
+    return Recorded(
+        status=Status(outcome),
+        since_ms=since_ms,
+        reason=msgspec.convert(reason, Reason) if reason else None,
+        fingerprint=fingerprint,
+    )
 
 
-def _loaded(reason: object) -> object:
-    return msgspec.json.decode(reason) if isinstance(reason, str) else reason
+def _stock(version: int | None, free: int | None) -> Stock | None:
+    return None if version is None or free is None else Stock(version=version, free=free)
 
 
-def _parameters(decisions: Sequence[Decision], now_ms: int) -> dict[str, object]:
-    orders = [decision.order for decision in decisions]
-    lines = [(order.id, at, line) for order in orders for at, line in enumerate(order.lines)]
+def _skus(questions: Sequence[Question]) -> tuple[list[str], int]:
+    """Every SKU of these orders, each once, those that are to be taken first; and how many these are."""
+    taken = {sku for each in questions if each.intent in _TAKING for sku in each.order.skus}
+    others = {sku for each in questions for sku in each.order.skus} - taken
+    return [*sorted(taken), *others], len(taken)
+
+
+def _parameters(
+    questions: Sequence[Question], skus: Sequence[str], to_lock: int, now_ms: int
+) -> dict[str, object]:
+    orders = [question.order for question in questions]
+    places = {sku: str(place) for place, sku in enumerate(skus, start=1)}
+    lines = [(at, n, line) for at, order in enumerate(orders, 1) for n, line in enumerate(order.lines)]
+    ends, end = [], 0
+    for order in orders:
+        end += len(order.lines)
+        ends.append(str(end))
     return {
         "ids": _array(order.id for order in orders),
         "clients": _array(order.client for order in orders),
-        "statuses": _array(decision.status.value for decision in decisions),
+        "intents": _array(question.intent.value for question in questions),
         "customers": _array(order.customer for order in orders),
         "references": _array(order.reference for order in orders),
         "fingerprints": _array(order.fingerprint for order in orders),
-        "reservations": _array(decision.token for decision in decisions),
-        "reasons": _array(_json.encode(d.reason).decode() if d.reason else None for d in decisions),
-        "ended_ms": now_ms,
+        "reasons": _array(_json.encode(q.reason).decode() if q.reason else None for q in questions),
         "accepted_ms": _array(str(order.accepted_at_ms) for order in orders),
-        "line_orders": _array(order_id for order_id, _, _ in lines),
-        "positions": _array(str(at) for _, at, _ in lines),
-        "skus": _array(line.sku for _, _, line in lines),
+        "line_ends": _array(ends),
+        "line_orders": _array(str(at) for at, _, _ in lines),
+        "positions": _array(str(n) for _, n, _ in lines),
+        "line_skus": _array(line.sku for _, _, line in lines),
+        "line_places": _array(places[line.sku] for _, _, line in lines),
         "quantities": _array(str(line.quantity) for _, _, line in lines),
+        "skus": _array(skus),
+        "to_lock": to_lock,
+        "ended_ms": now_ms,
     }
 
 
@@ -122,19 +189,34 @@ def _array(elements: Iterable[str | None]) -> str:
     return "{" + ",".join(quoted) + "}"
 
 
-def shortages(order: Order) -> Reason | None:
-    """Why the books can't confirm an order now, or None where they can."""
+def recorded(ids: Sequence[str]) -> dict[str, Recorded]:
+    """What PostgreSQL has of these orders; those without a row are left out. Raises `StoreUnavailable`."""
+    if not ids:
+        return {}
     with store_faults():
-        free = {sku: units for sku, _, _, units in rows("levels", skus=order.skus)}
-    unknown = [LineShortage(line.sku, line.quantity, 0) for line in order.lines if line.sku not in free]
-    if unknown:
-        return Reason(ReasonCode.UNKNOWN_SKU, tuple(unknown))
-    short = [
-        LineShortage(line.sku, line.quantity, max(0, free[line.sku]))
-        for line in order.lines
-        if free[line.sku] < line.quantity
-    ]
-    return Reason(ReasonCode.INSUFFICIENT_STOCK, tuple(short)) if short else None
+        return {
+            str(order_id): Recorded(
+                status=Status(status),
+                since_ms=round(updated_at.timestamp() * 1000),
+                reason=msgspec.convert(_loaded(reason), Reason) if reason else None,
+                fingerprint=fingerprint,
+            )
+            for order_id, status, updated_at, reason, fingerprint in rows("recorded", ids=list(ids))
+        }
+
+
+def _loaded(reason: Any) -> object:
+    return msgspec.json.decode(reason) if isinstance(reason, str) else reason
+
+
+def stock_of(skus: Sequence[str]) -> dict[str, Stock | None]:
+    """What PostgreSQL has of SKUs; None where there is no such product. Raises `StoreUnavailable`."""
+    if not skus:
+        return {}
+    with store_faults():
+        found = rows("stock", skus=list(skus))
+    known = {sku: Stock(version=version, free=free) for sku, version, free in found}
+    return {sku: known.get(sku) for sku in skus}
 
 
 def cancel(order_id: str) -> None:
@@ -147,6 +229,6 @@ def cancel(order_id: str) -> None:
 
 
 def skus_of(order_id: str) -> list[str]:
-    """The SKUs of an order that has a row."""
+    """The SKUs of an order that has a row. Raises `StoreUnavailable`."""
     with store_faults():
         return [sku for (sku,) in rows("order_skus", id=order_id)]

@@ -114,12 +114,12 @@ def _stocks(batch: Sequence[Item]) -> dict[str, list[int]]:
     return {"stocks": [item.stock for item in batch]}
 
 
-def load_counters(client: TextRedis, items: Sequence[Item], progress: Progress = lambda done: None) -> None:
-    """Make the stock counters of products present in Redis.
+def publish_stock(client: TextRedis, items: Sequence[Item], progress: Progress = lambda done: None) -> None:
+    """Show the stock of products in Redis.
 
-    Raises `StoreUnavailable`, which does no harm: a counter that is missing loads when it is first needed.
+    Raises `StoreUnavailable`, which does no harm: a counter that is missing is written when its SKU is first ordered.
     """
     for at in range(0, len(items), BATCH):
         batch = items[at : at + BATCH]
-        stock.load(client, [item.sku for item in batch])
+        stock.refresh(client, [item.sku for item in batch])
         progress(at + len(batch))

@@ -8,6 +8,8 @@ import msgspec
 
 SKU_MAX_LENGTH: Final = 64
 QUANTITY_MAX: Final = 1_000_000
+#: Of lines that repeat a SKU the sum counts: more than all lines of an order can have.
+LINE_UNITS_MAX: Final = 10_000 * QUANTITY_MAX
 TEXT_MAX_LENGTH: Final = 255
 
 
@@ -119,7 +121,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         return (
             _UUID.fullmatch(self.id) is not None
             and len(set(self.skus)) == len(self.lines) > 0
-            and all(is_sku(line.sku) and line.quantity > 0 for line in self.lines)
+            and all(is_sku(line.sku) and 0 < line.quantity <= LINE_UNITS_MAX for line in self.lines)
             and all(map(is_text, [self.client, *texts]))
         )
 

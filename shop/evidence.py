@@ -1,7 +1,6 @@
 """Evidence for the verdict on a crowd of orders: what PostgreSQL and Redis hold about them."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -72,18 +71,18 @@ class Books:
 
 @dataclass(frozen=True, kw_only=True)
 class Counters:
-    """What Redis holds. `free` is as stored, None where a counter is not loaded.
+    """What Redis holds. `free` is as stored, None where a counter is missing.
 
     `states`, `open`: of the crowd's orders, those that Redis still knows. `ids`: the order id of each
-    idempotency key that it remembers. `reserved`: units in open reservations, whoever holds them. `left`:
-    reservations and locks that orders of the crowd still hold.
+    idempotency key that it remembers. `busy`: SKUs whose lock an order holds, so that units may be off their
+    counter for the moment. `left`: locks that orders of the crowd still hold.
     """
 
     free: Mapping[str, str | None]
     states: Mapping[str, Status]
     open: frozenset[str]
     ids: Mapping[str, str]
-    reserved: Mapping[str, int]
+    busy: frozenset[str]
     left: Sequence[str]
 
 
@@ -149,15 +148,13 @@ def read_counters(
     ids = sorted({answer.id for purchase in purchases for answer in purchase.answers})
     owners = [(p.wish.key, row.client) for p in purchases if (row := books.orders.get(p.answers[0].id))]
     with store_faults():
-        held = client.hgetall(keys.RESERVATIONS)
         known = _each(client, "get", [(keys.idempotency(owner, key),) for key, owner in owners])
         states = _each(client, "hget", [(keys.order(order_id), "status") for order_id in ids])
         scores = _each(client, "zscore", [(keys.OPEN_ORDERS, order_id) for order_id in ids])
         locks = _each(client, "get", [(keys.lock(sku),) for sku in skus])
         free = _each(client, "get", [(keys.stock(sku),) for sku in skus])
     ours = frozenset(ids)
-    left = [f"the reservation of order {order_id}" for order_id in sorted(ours & held.keys())]
-    left += [
+    left = [
         f"{keys.lock(sku)} of order {holder}"
         for sku, holder in zip(skus, locks, strict=True)
         if holder in ours
@@ -167,7 +164,7 @@ def read_counters(
         states={order_id: Status(state) for order_id, state in zip(ids, states, strict=True) if state},
         open=frozenset(order_id for order_id, score in zip(ids, scores, strict=True) if score is not None),
         ids={key: order_id for (key, _), order_id in zip(owners, known, strict=True) if order_id},
-        reserved=_reserved(held.values()),
+        busy=frozenset(sku for sku, holder in zip(skus, locks, strict=True) if holder),
         left=left,
     )
 
@@ -181,12 +178,3 @@ def _each(client: TextRedis, command: str, calls: Sequence[tuple[str, ...]]) -> 
             getattr(pipeline, command)(*arguments)
         replies += pipeline.execute()
     return replies
-
-
-def _reserved(reservations: Iterable[Any]) -> Counter[str]:
-    units: Counter[str] = Counter()
-    for packed in reservations:
-        _, _, *lines = msgspec.json.decode(packed)
-        for sku, quantity in zip(lines[::2], lines[1::2], strict=True):
-            units[sku] += int(quantity)
-    return units

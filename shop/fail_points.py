@@ -26,13 +26,12 @@ POINTS: Final = {
     "sweeper.before_requeue": "an overdue order was found; it is not in line again",
     "cancel.before_books": "an order is about to be cancelled",
     "cancel.after_books": "PostgreSQL has returned the units; Redis has not heard",
-    "cancel.after_settle": "the order shows as cancelled; its units are not on sale in Redis",
-    "movement.before_books": "the SKU is locked, units to be withdrawn are reserved; nothing is written",
+    "cancel.after_settle": "the order shows as cancelled, and its units are on sale again",
+    "movement.before_books": "a movement is about to be written",
     "movement.after_books": "PostgreSQL has the movement; Redis has not heard",
     "catalogue.before_load": "the products of a file are written; they are not committed",
-    "catalogue.after_books": "the products are committed; no counter is loaded",
-    "stock.before_finish_load": "a load has read the books; no counter is written",
-    "reconcile.before_repair": "a difference is explained, its SKU locked; it is not mended",
+    "catalogue.after_books": "the products are committed; no counter is written",
+    "reconcile.before_repair": "a difference is explained; it is not repaired",
 }
 
 

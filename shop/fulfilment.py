@@ -1,7 +1,7 @@
 """Fulfilling orders: reserve in Redis, decide in PostgreSQL, settle in Redis. One order or many, the same way.
 
-Who may die where: before the decision, the reservation stays open and the order's next worker goes on with it; after the
-decision, the next worker meets the row and settles what it says. No step is undone on a guess.
+Where a worker dies, nothing has to be undone. Units in Redis are provisional. Before the decision nothing has happened to
+the order; after it, the order's next worker meets the row and publishes what it says.
 """
 
 import random
@@ -17,8 +17,8 @@ import structlog
 from django.conf import settings
 
 from shop import books, figures, keys, scripts, stock
-from shop.books import Decision, Recorded, Refused
-from shop.domain import LineShortage, Order, Reason, ReasonCode, Status
+from shop.books import Again, Blocked, Decisions, Intent, Question, Recorded, Refused, Stock
+from shop.domain import Order, Reason, ReasonCode, Status
 from shop.stores import BrokenKey, StoreUnavailable, TextRedis, store_faults
 from shop.tracing import tracing
 from workers.fail_points import reach
@@ -26,13 +26,15 @@ from workers.fail_points import reach
 log = structlog.get_logger()
 _json = msgspec.json.Encoder()
 
-#: What the script says of orders for which something must be loaded first.
-_LACKING = ("not_loaded", "unrecorded")
+
+#: What `reserve.lua` says of an order whose attempt it has counted.
+_ATTEMPTS = ("reserved", "short")
+_NONE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Busy:
-    """The order is still in line: another order held the lock of `sku` for as long as we waited."""
+    """The order is still queued: another order held the lock of `sku`, or another transaction its row, all the time."""
 
     sku: str
 
@@ -43,13 +45,17 @@ class LastAttempt(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """The order is still in line, and its neighbours went on: somebody has put something else under its own key in Redis, or
-    it is tried for the last time."""
+    """The order is still queued, and its neighbours went on: its own key in Redis holds something else, it is tried for the
+    last time, or PostgreSQL can't store it."""
 
-    by: BrokenKey | LastAttempt
+    by: BrokenKey | LastAttempt | Refused
 
 
 Outcome = Status | Busy | Held
+
+
+#: How often a call reserves again at once because PostgreSQL has units that Redis did not know of.
+ROUNDS_AT_ONCE = 3
 
 
 class Paused(Exception):
@@ -92,58 +98,65 @@ def fulfil(
     waiting = {order.id: order for order in orders}
     figures.tally.add_all(figures.BATCH_ORDERS.counted([len(waiting)]))
     deadline = time.monotonic() + rules.lock_wait_s
+    rounds_at_once = ROUNDS_AT_ONCE
     while waiting:
         batch = _Batch()
         try:
             with tracing.batch(list(waiting.values()), untold=Paused):
                 with tracing.step("reserve"):
                     _reserve(list(waiting.values()), batch, client, rules)
-                outcomes |= batch.ended | _conclude(batch, client)
+                outcomes |= _conclude(batch, client) | batch.ended
         except forgiven:
             # That is no fault of the orders: it costs them no attempt, and nobody waits for their locks.
             _release(batch, client)
             raise
         _count(batch, outcomes)
         waiting = {order_id: waiting[order_id] for order_id in batch.busy}
-        if waiting and time.monotonic() > deadline:
+        rounds_at_once -= batch.is_worth_another_round
+        is_late = time.monotonic() > deadline
+        if waiting and is_late and not (batch.is_worth_another_round and rounds_at_once):
             outcomes |= {order_id: Busy(sku=sku) for order_id, sku in batch.busy.items()}
             break
-        if waiting:
+        if waiting and not is_late:
             time.sleep(random.uniform(0.001, 0.005))
     return {order.id: outcomes[order.id] for order in orders}
 
 
 @dataclass(kw_only=True)
 class _Batch:
-    """One round: what was decided for which orders, which are busy, what has ended, and the locks taken."""
+    """One round: what is asked of PostgreSQL, what has ended, which orders must wait for which SKU, and the locks taken.
 
-    decisions: list[Decision] = field(default_factory=list)
+    `tried`: the orders whose attempt was counted, with the id of the call that did. `is_worth_another_round`: Redis called
+    an order short, PostgreSQL did not, and the counters say so now.
+    """
+
+    is_worth_another_round: bool = False
+    questions: list[Question] = field(default_factory=list)
     ended: dict[str, Outcome] = field(default_factory=dict)
     busy: dict[str, str] = field(default_factory=dict)
     locks: list[str] = field(default_factory=list)
-    tried: list[str] = field(default_factory=list)
+    tried: dict[str, str] = field(default_factory=dict)
 
 
 def _reserve(orders: list[Order], batch: _Batch, client: TextRedis, rules: Rules) -> None:
-    """Reserve for all; those whose stock or record had to be loaded first are asked again."""
+    """Reserve for all; those that Redis has forgotten are asked about again, once it has their record."""
     while orders:
-        replies = _run_reserve(orders, client, rules)
-        # What was reserved is noted before anything is loaded: with a store away, loading ends the round, and all of it
-        # has to be taken back.
-        asked = sorted(zip(orders, replies, strict=True), key=lambda pair: pair[1][0] in _LACKING)
+        call = secrets.token_hex(8)
+        replies = _run_reserve(orders, call, client, rules)
+        # What was reserved is noted before a record is restored: a store that is unavailable then ends the round.
+        asked = sorted(zip(orders, replies, strict=True), key=lambda pair: pair[1] == ["unrecorded"])
+        batch.tried |= {order.id: call for order, reply in asked if reply[0] in _ATTEMPTS}
         orders = [order for order, reply in asked if _must_ask_again(order, reply, batch, client, rules)]
 
 
 def _must_ask_again(order: Order, reply: list[Any], batch: _Batch, client: TextRedis, rules: Rules) -> bool:
-    """Note in the batch what the script said of an order, or do what it lacked."""
+    """Note in the batch what the script said of an order, or restore the record that it lacked."""
     match reply:
-        case ["reserved", token, owner, *locked]:
-            batch.locks += [part for sku in locked for part in (sku, owner)]
-            batch.tried.append(order.id)
-            batch.decisions.append(Decision(order=order, status=Status.CONFIRMED, token=token))
-        case ["short", *pairs]:
-            batch.tried.append(order.id)
-            batch.decisions.append(_rejected(order, pairs))
+        case ["reserved", *locked]:
+            batch.locks += [part for sku in locked for part in (sku, order.id)]
+            batch.questions.append(Question(order=order, intent=Intent.TAKE))
+        case ["short"]:
+            batch.questions.append(Question(order=order, intent=Intent.SHORT))
         case ["paused"]:
             raise Paused("fulfilment is paused")
         case ["busy", sku]:
@@ -151,16 +164,11 @@ def _must_ask_again(order: Order, reply: list[Any], batch: _Batch, client: TextR
         case ["ended" | "broken" | "held" as word, *status]:
             batch.ended[order.id] = Status(status[0]) if status else _held(order.id, word)
         case ["cancelled"]:
-            batch.decisions.append(Decision(order=order, status=Status.CANCELLED))
+            batch.questions.append(Question(order=order, intent=Intent.CANCELLED))
         case ["exhausted"]:
-            batch.decisions.append(_given_up(order, rules))
+            batch.questions.append(_given_up(order, rules))
             # The worker it killed last may have left its locks.
             batch.locks += [part for sku in order.skus for part in (sku, order.id)]
-        case ["not_loaded", *skus]:
-            absent = stock.load(client, skus)
-            if not absent:
-                return True
-            batch.decisions.append(_unknown(order, absent))
         case ["unrecorded"]:
             # Redis forgot the order: it has ended long ago, or Redis lost data.
             ended = settle_again(order.id, client=client)
@@ -179,48 +187,30 @@ def _held(order_id: str, word: str) -> Held:
     return Held(by=BrokenKey.of(keys.order(order_id)))
 
 
-def _run_reserve(orders: list[Order], client: TextRedis, rules: Rules) -> list[list[Any]]:
-    now_ms = int(time.time() * 1000)
-    in_company = rules.max_attempts if rules.is_alone else max(1, rules.max_attempts - 1)
+def _run_reserve(orders: list[Order], call: str, client: TextRedis, rules: Rules) -> list[list[Any]]:
     args: list[Any] = [
-        now_ms,
+        call,
         rules.lock_ttl_ms,
         rules.max_attempts,
-        in_company,
+        rules.max_attempts if rules.is_alone else max(1, rules.max_attempts - 1),
         rules.attempt_ms,
-        now_ms + rules.sweep_after_ms,
+        int(time.time() * 1000) + rules.sweep_after_ms,
     ]
-    tokens = secrets.token_hex(8)
-    for at, order in enumerate(orders):
-        args += [order.id, f"{tokens}{at:04x}", len(order.lines)]
+    for order in orders:
+        args += [order.id, len(order.lines)]
         for line in order.lines:
             args += [line.sku, line.quantity]
     reach("worker.before_reserve")
     with store_faults():
-        replies: list[list[Any]] = scripts.run(client, "reserve", [keys.RESERVATIONS, keys.OPEN_ORDERS], args)
+        replies: list[list[Any]] = scripts.run(client, "reserve", [keys.OPEN_ORDERS], args)
     reach("worker.after_reserve")
     return replies
 
 
-def _rejected(order: Order, pairs: Sequence[Any]) -> Decision:
-    asked = {line.sku: line.quantity for line in order.lines}
-    short = [
-        LineShortage(sku, asked[sku], max(0, int(free)))
-        for sku, free in zip(pairs[::2], pairs[1::2], strict=True)
-    ]
-    reason = Reason(ReasonCode.INSUFFICIENT_STOCK, tuple(short))
-    return Decision(order=order, status=Status.REJECTED, reason=reason)
-
-
-def _unknown(order: Order, absent: set[str]) -> Decision:
-    lines = tuple(LineShortage(line.sku, line.quantity, 0) for line in order.lines if line.sku in absent)
-    return Decision(order=order, status=Status.REJECTED, reason=Reason(ReasonCode.UNKNOWN_SKU, lines))
-
-
-def _given_up(order: Order, rules: Rules) -> Decision:
+def _given_up(order: Order, rules: Rules) -> Question:
     detail = f"given up after {rules.max_attempts} attempts"
-    return Decision(
-        order=order, status=Status.FAILED, reason=Reason(ReasonCode.TOO_MANY_ATTEMPTS, detail=detail)
+    return Question(
+        order=order, intent=Intent.FAILED, reason=Reason(ReasonCode.TOO_MANY_ATTEMPTS, detail=detail)
     )
 
 
@@ -240,97 +230,89 @@ def _restore(order: Order, client: TextRedis, rules: Rules) -> None:
 
 
 def _conclude(batch: _Batch, client: TextRedis) -> dict[str, Outcome]:
+    """Decide the batch's orders and publish what became of them. Orders that must wait are noted as busy."""
     with tracing.step("decide"):
-        recorded = _record(batch.decisions, client)
-    skus = {decision.order.id: decision.order.skus for decision in batch.decisions}
+        decided = _decide(batch.questions)
+    recorded: dict[str, Recorded] = {}
+    for question in batch.questions:
+        match decided.outcomes[question.order.id]:
+            case Recorded() as end:
+                recorded[question.order.id] = end
+            case Blocked(sku):
+                batch.busy[question.order.id] = sku
+            case Again():
+                batch.busy[question.order.id] = question.order.skus[0]
+                batch.is_worth_another_round = True
+            case Refused() as refusal:
+                batch.ended[question.order.id] = Held(by=refusal)
+    # What another transaction holds, or Redis did not know, is no fault of the order.
+    waiting = _forgiven({order_id: batch.tried[order_id] for order_id in batch.busy.keys() & batch.tried})
     reach("worker.before_settle")
     with tracing.step("settle"):
-        outcomes = _settle(recorded, skus, batch.locks, client)
+        outcomes = _settle(recorded, decided.stock, batch.locks, client, waiting=waiting)
     reach("worker.after_settle")
-    tracing.ended(_ends(batch.decisions, recorded, outcomes))
+    tracing.ended(_ends(batch.questions, recorded, outcomes))
     return outcomes
 
 
 def _ends(
-    decisions: list[Decision], recorded: Mapping[str, Recorded], outcomes: Mapping[str, Outcome]
+    questions: list[Question], recorded: Mapping[str, Recorded], outcomes: Mapping[str, Outcome]
 ) -> Iterator[tuple[Order, Status, Reason | None]]:
     """Orders that have ended, each with its status and the reason for it."""
-    for decision in decisions:
-        booked, outcome = recorded[decision.order.id], outcomes[decision.order.id]
+    for question in questions:
+        outcome = outcomes.get(question.order.id)
         if isinstance(outcome, Status) and outcome is not Status.QUEUED:
-            yield decision.order, outcome, booked.reason if booked.status is outcome else None
+            end = recorded[question.order.id]
+            yield question.order, outcome, end.reason if end.status is outcome else None
 
 
-def _record(decisions: list[Decision], client: TextRedis) -> dict[str, Recorded]:
-    """Write decisions together; where the books refuse them together, one by one, so that each stands for itself."""
-    if not decisions:
-        return {}
+def _decide(questions: list[Question]) -> Decisions:
+    """Decide orders together. Where PostgreSQL can't store one of them it takes none: halve until it stands alone."""
     try:
-        return books.record(decisions)
+        return books.decide(questions)
     except Refused as refusal:
-        if len(decisions) > 1:
-            recorded: dict[str, Recorded] = {}
-            for decision in decisions:
-                recorded |= _record([decision], client)
-            return recorded
-        return _record_refused(decisions[0].order, str(refusal), client)
-
-
-def _record_refused(order: Order, refusal: str, client: TextRedis) -> dict[str, Recorded]:
-    """Redis promised units that the books do not have (it lost data, or was edited): the books win."""
-    log.error("books refused an order that Redis had reserved", order=order.id, refusal=refusal)
-    stock.unload(client, order.skus)
-    reason = books.shortages(order)
-    if reason is None:
-        raise StoreUnavailable("PostgreSQL: refused an order, and would take it a moment later")
-    return books.record([Decision(order=order, status=Status.REJECTED, reason=reason)])
+        if len(questions) == 1:
+            log.error("PostgreSQL can't store an order", order=questions[0].order.id, refusal=str(refusal))
+            return Decisions(outcomes={questions[0].order.id: refusal})
+    half = len(questions) // 2
+    first, second = _decide(questions[:half]), _decide(questions[half:])
+    return Decisions(outcomes=first.outcomes | second.outcomes, stock=first.stock | second.stock)
 
 
 def _settle(
-    recorded: dict[str, Recorded],
-    skus: Mapping[str, Sequence[str]],
-    locks: list[str],
+    recorded: Mapping[str, Recorded],
+    found: Mapping[str, Stock | None],
+    locks: Sequence[str],
     client: TextRedis,
     *,
-    accept_lost: bool = False,
+    waiting: Mapping[str, str] = _NONE,
 ) -> dict[str, Outcome]:
-    """Publish what the books say and close the reservations; then what only showed in doing so."""
-    if not recorded:
+    """Publish ends and stock and release locks; then carry out the cancellations that showed in doing so.
+
+    `waiting`: orders of which an attempt is not to be counted, with the id of the call that counted it.
+    """
+    if not (recorded or found or locks or waiting):
         return {}
-    args: list[Any] = [keys.DAY_S, len(recorded)]
-    for order_id, decided in recorded.items():
-        reason = _json.encode(decided.reason) if decided.reason else ""
-        args += [
-            order_id,
-            decided.status.value,
-            decided.since_ms,
-            decided.token,
-            reason,
-            decided.fingerprint,
-            _json.encode(skus[order_id]) if accept_lost else "",
-        ]
-    names = [keys.RESERVATIONS, keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.SETTLED_CHANNEL]
+    args: list[Any] = [keys.DAY_S, len(recorded), len(found), len(waiting)]
+    for order_id, end in recorded.items():
+        reason = _json.encode(end.reason) if end.reason else ""
+        args += [order_id, end.status.value, end.since_ms, reason, end.fingerprint]
+    args += [*stock.as_arguments(found), *(part for each in waiting.items() for part in each), *locks]
     with store_faults():
-        replies = scripts.run(client, "settle", names, args + locks)
+        replies = scripts.run(client, "settle", list(stock.SETTLE_KEYS), args)
     outcomes: dict[str, Outcome] = {}
     ends: list[str] = []
-    for (order_id, decided), reply in zip(recorded.items(), replies, strict=True):
+    for (order_id, end), reply in zip(recorded.items(), replies, strict=True):
         match reply:
             case ["settled"]:
-                outcomes[order_id] = decided.status
-                ends.append(f"{decided.status}:{decided.reason.code if decided.reason else ''}")
+                outcomes[order_id] = end.status
+                ends.append(f"{end.status}:{end.reason.code if end.reason else ''}")
             case ["kept", status]:
                 outcomes[order_id] = Status(status)
             case ["broken" as word]:
                 outcomes[order_id] = _held(order_id, word)
             case ["cancel_requested"]:
                 outcomes[order_id] = cancel(order_id, client=client)
-            case ["lost"]:
-                log.warning("reservation lost, loading its stock afresh", order=order_id)
-                # What we believed is as old as what Redis lost: somebody may have cancelled the order since, and it may be
-                # another order under its key that the books have.
-                counted = {order_id: books.skus_of(order_id)}
-                outcomes |= _settle(books.recorded([order_id]), counted, [], client, accept_lost=True)
             case _:
                 raise AssertionError(f"settle.lua answered {reply}")
     figures.tally.add_all({figures.ENDED + end: times for end, times in Counter(ends).items()})
@@ -342,40 +324,34 @@ def _count(batch: _Batch, outcomes: Mapping[str, Outcome]) -> None:
     if batch.busy:
         figures.tally.add(figures.LOCK_WAITS, len(batch.busy))
         figures.tally.rank(figures.BUSY, Counter(batch.busy.values()))
-    if not batch.decisions:
+    if not batch.questions:
         return
     now_ms = int(time.time() * 1000)
     asked: dict[str, int] = {}
     sold: dict[str, int] = {}
-    for decision in batch.decisions:
-        is_sold = outcomes.get(decision.order.id) is Status.CONFIRMED
-        for line in decision.order.lines:
+    for question in batch.questions:
+        is_sold = outcomes.get(question.order.id) is Status.CONFIRMED
+        for line in question.order.lines:
             asked[line.sku] = asked.get(line.sku, 0) + line.quantity
             if is_sold:
                 sold[line.sku] = sold.get(line.sku, 0) + line.quantity
     figures.tally.rank(figures.ASKED, asked)
     figures.tally.rank(figures.SOLD, sold)
     # The clocks of a web process and a worker differ: nothing ends before it began.
-    waits_ms = (max(0, now_ms - decision.order.accepted_at_ms) for decision in batch.decisions)
+    waits_ms = (max(0, now_ms - each.order.accepted_at_ms) for each in batch.questions)
     figures.tally.add_all(figures.ORDER_MS.counted(waits_ms) | {figures.UNITS_SOLD: sum(sold.values())})
 
 
 def _release(batch: _Batch, client: TextRedis) -> None:
     try:
-        forgive(batch.tried, client=client)
-        with store_faults():
-            for sku, owner in zip(batch.locks[::2], batch.locks[1::2], strict=True):
-                scripts.run(client, "unlock", [keys.lock(sku)], [owner])
+        _settle({}, {}, batch.locks, client, waiting=_forgiven(batch.tried))
     except StoreUnavailable:
         log.warning("could not release locks; they expire by themselves", orders=batch.tried)
 
 
-def forgive(order_ids: Sequence[str], *, client: TextRedis) -> None:
-    """Take back the attempt just counted for these orders: what stopped it was not theirs. Raises `StoreUnavailable`."""
-    with store_faults():
-        for order_id in order_ids:
-            if client.hget(keys.order(order_id), "status") == Status.QUEUED:
-                client.hincrby(keys.order(order_id), "attempts", -1)
+def _forgiven(tried: Mapping[str, str]) -> Mapping[str, str]:
+    """The orders whose attempt is not counted: what stopped it was no fault of theirs."""
+    return tried
 
 
 def cancel(order_id: str, *, client: TextRedis) -> Status:
@@ -389,20 +365,18 @@ def cancel(order_id: str, *, client: TextRedis) -> Status:
     reach("cancel.after_books")
     status = settle_again(order_id, client=client)
     reach("cancel.after_settle")
-    if status is Status.CANCELLED:
-        stock.sync_levels(client, books.skus_of(order_id))
     return status or Status.QUEUED
 
 
 def settle_again(order_id: str, *, client: TextRedis) -> Status | None:
-    """Make Redis say what the books say of an order, and close its reservation. None where the books have no row yet.
+    """Make Redis say what PostgreSQL has of an order and of its SKUs. None where there is no row yet.
 
     Raises `StoreUnavailable`.
     """
     found = books.recorded([order_id])
     if not found:
         return None
-    outcome = _settle(found, {order_id: books.skus_of(order_id)}, [], client)[order_id]
+    outcome = _settle(found, books.stock_of(books.skus_of(order_id)), [], client)[order_id]
     if isinstance(outcome, Held):
         raise outcome.by
     return outcome if isinstance(outcome, Status) else None

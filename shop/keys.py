@@ -11,7 +11,8 @@ LOCK_TTL_MS: Final = 5_000
 
 OPEN_ORDERS: Final = "orders:open"
 CANCELLATIONS: Final = "orders:cancelling"
-RESERVATIONS: Final = "reservations"
+#: Which history of PostgreSQL the versions in Redis are of.
+EPOCH: Final = "epoch"
 SETTLED_CHANNEL: Final = "orders:settled"
 ORDER_QUEUE: Final = "orders"
 MAINTENANCE_QUEUE: Final = "maintenance"
@@ -27,9 +28,9 @@ def stock(sku: str) -> str:
     return f"estoque:{sku}"
 
 
-def level(sku: str) -> str:
-    """Which of PostgreSQL's stock levels `estoque:` already contains (`shop.stock`)."""
-    return f"level:{sku}"
+def version(sku: str) -> str:
+    """Which version of PostgreSQL's counters `estoque:` shows, as `epoch:version` (`shop.stock`)."""
+    return f"version:{sku}"
 
 
 def lock(sku: str) -> str:
@@ -93,18 +94,18 @@ SPECS: Final = (
         pattern="estoque:*", type="string", lifetime_s=None, owner="shop.stock", meaning="units free to sell"
     ),
     KeySpec(
-        pattern="level:*",
-        type="hash",
+        pattern="version:*",
+        type="string",
         lifetime_s=None,
         owner="shop.stock",
-        meaning="version and units of the stock level that `estoque:` contains; a load's nonce while it runs",
+        meaning="epoch and version of what `estoque:` shows, as PostgreSQL has it",
     ),
     KeySpec(
         pattern="lock:produto:*",
         type="string",
         lifetime_s=LOCK_TTL_MS / 1000,
-        owner="shop.fulfilment, shop.stock",
-        meaning="per-SKU lock; the id of the order (or stock movement) that holds it",
+        owner="shop.fulfilment",
+        meaning="per-SKU lock; the id of the order that holds it",
     ),
     KeySpec(
         pattern="idempotency:*",
@@ -142,11 +143,11 @@ SPECS: Final = (
         meaning="ids of orders to be cancelled, by when that was asked (Unix ms)",
     ),
     KeySpec(
-        pattern=RESERVATIONS,
-        type="hash",
+        pattern=EPOCH,
+        type="string",
         lifetime_s=None,
-        owner="shop.fulfilment",
-        meaning="open reservations: order id to [token, taken at ms, sku, units, sku, units, ...]",
+        owner="shop.stock",
+        meaning="grows when PostgreSQL goes back, so that all versions are old",
     ),
     KeySpec(
         pattern="rate:*", type="string", lifetime_s=2, owner="shop.intake", meaning="a client's token bucket"

@@ -3,7 +3,6 @@
 For staff, who may see every client's orders. Nothing here changes anything.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -42,7 +41,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What Redis knows of an order. `held`: units on hold for it by SKU, taken at `held_since`; None without a reservation.
+    """What Redis knows of an order.
 
     `attempts`: how often it was begun. `next_look`: when the sweeper looks after it, None unless it is open.
     `cancel_asked`: since when it is to be cancelled. `locked`: its SKUs whose locks it has. `ttl_s`: seconds until
@@ -57,8 +56,6 @@ class Record:
     is_cancelling: bool
     cancel_asked: datetime | None
     next_look: datetime | None
-    held: dict[str, int] | None
-    held_since: datetime | None
     locked: list[str]
     ttl_s: int | None
 
@@ -173,12 +170,8 @@ def _in_redis(record: Record) -> Iterator[Event]:
     if record.attempts:
         times = "once" if record.attempts == 1 else f"{record.attempts} times"
         yield Event(what="Begun", detail=f"by a worker, {times}", source=REDIS)
-    if record.held is not None:
-        held = ", ".join(f"{units} x {sku}" for sku, units in record.held.items())
-        locks = f"; locks held: {', '.join(record.locked)}" if record.locked else ""
-        yield Event(
-            at=record.held_since, what="Reserved", detail=f"off sale for it: {held}{locks}", source=REDIS
-        )
+    if record.locked:
+        yield Event(what="Reserved", detail=f"locks held: {', '.join(record.locked)}", source=REDIS)
     if record.is_cancelling:
         yield Event(
             at=record.cancel_asked,
@@ -193,20 +186,11 @@ def _in_books(row: OrderRow, movements: list[StockMovement]) -> Iterator[Event]:
     if not was_cancelled:
         why = _why(row.reason and msgspec.convert(row.reason, Reason))
         yield Event(at=row.updated_at, what=f"Decided: {row.status}", detail=why, source=BOOKS)
-    elif row.reservation:
-        yield Event(at=row.decided_at, what="Decided: confirmed", source=BOOKS)
     elif row.decided_at:
-        yield Event(
-            at=row.decided_at,
-            what="Decided: rejected or failed",
-            detail="seen by nobody, because somebody had asked to cancel it",
-            source=BOOKS,
-        )
+        yield Event(at=row.decided_at, what="Decided: confirmed", source=BOOKS)
     yield from _moved(movements, StockMovement.Kind.SALE, "Sold")
     if was_cancelled:
-        while_queued = (
-            "" if row.reservation or row.decided_at else "while it was queued; nothing had been taken"
-        )
+        while_queued = "" if row.decided_at else "while it was queued; nothing had been taken"
         yield Event(at=row.updated_at, what="Cancelled", detail=while_queued, source=BOOKS)
         yield from _moved(movements, StockMovement.Kind.CANCELLATION, "Back on sale")
 
@@ -256,7 +240,7 @@ def _lines(row: OrderRow) -> list[Line]:
 
 def _movements(row: OrderRow) -> list[StockMovement]:
     """The order's movements: written together with its end, and with its cancellation."""
-    if not row.reservation:
+    if row.status != Status.CONFIRMED and not row.decided_at:
         return []
     when = Q()
     for moment in {row.decided_at or row.updated_at, row.updated_at}:
@@ -271,11 +255,10 @@ def recorded(order_ids: Sequence[str], client: TextRedis) -> dict[str, Record]:
         for order_id in order_ids:
             pipe.hgetall(keys.order(order_id))
             pipe.pttl(keys.order(order_id))
-            pipe.hget(keys.RESERVATIONS, order_id)
             pipe.zscore(keys.OPEN_ORDERS, order_id)
             pipe.zscore(keys.CANCELLATIONS, order_id)
         replies = iter(pipe.execute())
-        found = [(order_id, *islice(replies, 5)) for order_id in order_ids]
+        found = [(order_id, *islice(replies, 4)) for order_id in order_ids]
         orders = {order_id: _order_in(record) for order_id, record, *_ in found}
         skus = sorted({sku for order in orders.values() if order for sku in order.skus})
         holders = dict(zip(skus, client.mget(map(keys.lock, skus)) if skus else (), strict=True))
@@ -289,11 +272,9 @@ def _record(
     holders: dict[str, str | None],
     record: dict[str, str],
     ttl_ms: int,
-    packed: str | None,
     next_look_ms: float | None,
     cancel_asked_ms: float | None,
 ) -> Record:
-    _, held_since_ms, *held = json.loads(packed) if packed else (None, None)
     return Record(
         order=order,
         status=Status(record["status"]),
@@ -303,8 +284,6 @@ def _record(
         is_cancelling="cancel" in record or cancel_asked_ms is not None,
         cancel_asked=_moment(cancel_asked_ms),
         next_look=_moment(next_look_ms),
-        held={sku: int(units) for sku, units in zip(held[::2], held[1::2], strict=True)} if packed else None,
-        held_since=_moment(held_since_ms and float(held_since_ms)),
         locked=[sku for sku in order.skus if holders[sku] == order.id],
         ttl_s=ttl_ms // 1000 if ttl_ms > 0 else None,
     )

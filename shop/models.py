@@ -26,8 +26,8 @@ class Product(models.Model):
     """A SKU on sale and its counters, in units.
 
     `on_sale`: put on sale so far (opening stock plus all stock movements). `confirmed`: in confirmed orders.
-    `returned`: given back by cancellations so far. `version` grows with each change of `on_sale` or
-    `returned`; the pair tells Redis which stock level it has (`shop.stock`).
+    `returned`: given back by cancellations so far. `version` grows with each change of these; by it Redis knows
+    what is newer (`shop.stock`).
     """
 
     sku = models.CharField(primary_key=True, max_length=SKU_MAX_LENGTH, db_collation="C")
@@ -55,8 +55,8 @@ class Product(models.Model):
 class Order(models.Model):
     """An order that has ended. Orders still queued live in Redis only.
 
-    `reservation`: the token of the reservation whose units this row counts as confirmed, or empty. `updated_at`: when its
-    present status was decided. `decided_at`: of a cancelled order, when the end was decided that it had before.
+    `updated_at`: when its present status was decided. `decided_at`: of a cancelled order, when it was confirmed; None for
+    one that was cancelled while it was queued.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
@@ -65,7 +65,6 @@ class Order(models.Model):
     customer = models.CharField(max_length=TEXT_MAX_LENGTH, null=True)
     reference = models.CharField(max_length=TEXT_MAX_LENGTH, null=True)
     fingerprint = models.CharField(max_length=32)
-    reservation = models.CharField(max_length=32)
     reason = models.JSONField(null=True)
     accepted_at = models.DateTimeField(db_index=True)
     updated_at = models.DateTimeField(db_default=Now())

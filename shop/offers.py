@@ -1,16 +1,12 @@
 """Products as buyers see them: what the books say of them, and how many units are free to sell at this moment."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from shop import keys
+from shop import keys, stock
 from shop.stores import StoreUnavailable, store_faults, web_database, web_redis
-
-#: A counter of ours; somebody may have written something else by hand.
-_NUMBER = re.compile(r"-?[0-9]{1,15}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +48,8 @@ async def loaded_stock(skus: Sequence[str]) -> dict[str, int]:
             counters = await web_redis().mget([keys.stock(sku) for sku in skus])
     except StoreUnavailable:
         return {}
-    return {
-        sku: max(0, int(counter))
-        for sku, counter in zip(skus, counters, strict=True)
-        if counter is not None and _NUMBER.fullmatch(counter)
-    }
+    free = zip(skus, map(stock.number, counters), strict=True)
+    return {sku: max(0, units) for sku, units in free if units is not None}
 
 
 async def _offers(found: list[tuple[Any, ...]]) -> list[Offer]:

@@ -1,27 +1,28 @@
 """Comparing Redis with PostgreSQL, and PostgreSQL with its own ledger, while orders flow.
 
-Each SKU should satisfy `estoque = on sale - confirmed - reserved`. What differs is looked at again under the SKU's lock,
-explained, and mended only where the cause is known.
+At rest `estoque` is what PostgreSQL has free of each SKU. What differs is looked at again and explained; to repair it is to
+publish what PostgreSQL has, whatever the cause.
 """
 
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 from django.db import connection, transaction
 
-from shop import keys, stock
+from shop import books, keys, stock
+from shop.books import Stock
 from shop.domain import Order
+from shop.stock import Seen
 from shop.stores import TextRedis, rows, sql, store_faults
 from workers.fail_points import reach
 
 #: SKUs compared in one go.
 COMPARE_BATCH = 1_000
-#: How long a suspicious SKU is kept to ourselves at most, waiting for those before us.
-LOCK_WAIT_S = 6.0
+#: Orders without an end whose SKUs are looked at.
+IN_FLIGHT_MOST = 10_000
 #: An order open for longer than this is told.
 OVERDUE_MS = 120_000
 JUST_DONE_MS = 30_000
@@ -108,7 +109,7 @@ def reconcile(
     ledger: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Compare every SKU; `repair`: mend differences of known cause; `ledger`: also hold the counters against every movement.
+    """Compare every SKU; `repair`: make Redis agree; `ledger`: also hold the counters against every movement.
 
     Raises `StoreUnavailable`.
     """
@@ -116,8 +117,7 @@ def reconcile(
     with store_faults():
         (total,) = rows("count_products")[0]
         for skus in _batches():
-            suspects = _suspects(client, skus)
-            report.differences += [found for sku in suspects if (found := _examine(client, sku, repair))]
+            report.differences += _differences(client, skus, repair)
             report.differences += _stale_locks(client, skus)
             report.skus += len(skus)
             progress(report.skus, total)
@@ -146,73 +146,72 @@ def _batches() -> Iterator[list[str]]:
         after = skus[-1]
 
 
-def _reserved(client: TextRedis) -> list[tuple[str, str, str, int]]:
-    """Open reservations, flat: owner, token, SKU, units."""
-    flat = []
-    for owner, packed in client.hgetall(keys.RESERVATIONS).items():
-        token, _, *lines = msgspec.json.decode(packed)
-        flat += [(owner, token, sku, int(n)) for sku, n in zip(lines[::2], lines[1::2], strict=True)]
-    return flat
+def _differences(client: TextRedis, skus: list[str], repair: bool) -> list[Difference]:
+    """What Redis shows of SKUs and PostgreSQL has not.
 
-
-def _suspects(client: TextRedis, skus: list[str]) -> list[str]:
-    """SKUs that differ at a quick look, without locks: most only because an order was on its way between two reads."""
-    reserved: dict[str, int] = {}
-    for _, _, sku, units in _reserved(client):
-        reserved[sku] = reserved.get(sku, 0) + units
-    free = {sku: units for sku, _, _, units in rows("levels", skus=skus)}
-    counters = dict(zip(skus, client.mget([keys.stock(sku) for sku in skus]), strict=True))
-    return [
+    Most that differ at a quick look do so because an order was on its way between two reads. So they are looked at again,
+    between two looks at Redis that agree; what changes meanwhile is at work, and the next reconcile looks at it.
+    """
+    suspects = _that_differ(stock.seen(client, skus), books.stock_of(skus))
+    before = stock.seen(client, suspects)
+    found, in_flight = books.stock_of(suspects), _in_flight(client) if suspects else set()
+    shown = stock.seen(client, suspects)
+    differing = [
         sku
-        for sku in skus
-        if counters[sku] is not None and counters[sku] != str(free.get(sku, 0) - reserved.get(sku, 0))
+        for sku in _that_differ(shown, found)
+        # Units of an order whose worker died are off the counter until another one settles it.
+        if shown[sku] == before[sku] and not shown[sku].holder and sku not in in_flight
+    ]
+    if differing and repair:
+        reach("reconcile.before_repair")
+        if any(_is_ahead(shown[sku], found[sku]) for sku in differing):
+            stock.begin_epoch(client)
+        stock.refresh(client, differing)
+    return [_difference(sku, shown[sku], found[sku], repair) for sku in differing]
+
+
+def _that_differ(shown: Mapping[str, Seen], found: Mapping[str, Stock | None]) -> list[str]:
+    """A counter that is missing is no difference: it is written when its SKU is first ordered."""
+    return [
+        sku for sku, has in found.items() if has and not shown[sku].is_missing and shown[sku].free != has.free
     ]
 
 
-def _examine(client: TextRedis, sku: str, repair: bool) -> Difference | None:
-    """Look again with the SKU to ourselves. A counter that is missing is no difference: it is loaded when needed."""
-    holder = str(uuid.uuid4())
-    try:
-        with stock.locks(client, holder, [sku], patience_s=LOCK_WAIT_S):
-            return _explain(client, sku, repair)
-    except stock.Locked:
-        return None  # busy selling; the next reconcile looks again
+def _is_ahead(shown: Seen, found: Stock | None) -> bool:
+    return found is not None and shown.version is not None and shown.version > found.version
 
 
-def _explain(client: TextRedis, sku: str, repair: bool) -> Difference | None:
-    before = (client.get(keys.stock(sku)), client.hgetall(keys.level(sku)), _held(client, sku))
-    owners = sorted({owner for owner, *_ in before[2]})
-    snapshot = rows("load", skus=[sku], ids=owners)
-    if before != (client.get(keys.stock(sku)), client.hgetall(keys.level(sku)), _held(client, sku)):
-        return None  # somebody whose lock ran out, or a movement, is at work: the next reconcile looks again
-    counter, level, held = before
-    _, _, version, units, free, _ = next(row for row in snapshot if row[0] == "level")
-    counted = {(row[1], row[5]) for row in snapshot if row[0] == "counted"}
-    open_units = sum(r[3] for r in held if (r[0], r[1]) not in counted)
-    expected = free - open_units
-    if counter is None or counter == str(expected):
-        return None
-    what = f"{sku}: Redis has {counter} units free, PostgreSQL {free} less {open_units} reserved"
-    behind = units - int(level.get("units", units))
-    if (
-        int(level.get("version", 0)) < version
-        and counter.lstrip("-").isdigit()
-        and int(counter) + behind == expected
-    ):
-        if repair:
-            reach("reconcile.before_repair")
-            stock.sync_levels(client, [sku])
-        return Difference(what=what, cause="a stock movement has not reached Redis", mended=repair)
-    if not counter.lstrip("-").isdigit():
-        if repair:
-            reach("reconcile.before_repair")
-            stock.unload(client, [sku])
-        return Difference(what=what, cause="the counter is no number", mended=repair)
-    return Difference(what=what, cause="")
+def _difference(sku: str, shown: Seen, found: Stock | None, repair: bool) -> Difference:
+    assert found is not None
+    what = f"{sku}: Redis shows {shown.free} units free, PostgreSQL has {found.free}"
+    return Difference(what=what, cause=_cause(shown, found), mended=repair)
 
 
-def _held(client: TextRedis, sku: str) -> list[tuple[str, str, str, int]]:
-    return sorted(reservation for reservation in _reserved(client) if reservation[2] == sku)
+def _cause(shown: Seen, found: Stock) -> str:
+    if shown.free is None:
+        return "the counter is no number"
+    if shown.version is None:
+        return "the counter has no version"
+    if shown.version < found.version:
+        return "a change of stock has not reached Redis"
+    if shown.version > found.version:
+        return "PostgreSQL went back"
+    return "the counter was edited, or units of an order that is gone are still off it"
+
+
+def _in_flight(client: TextRedis) -> set[str]:
+    """SKUs of orders that have not ended, of those at least that wait longest."""
+    order_ids = client.zrange(keys.OPEN_ORDERS, 0, IN_FLIGHT_MOST - 1)
+    pipe = client.pipeline(transaction=False)
+    for order_id in order_ids:
+        pipe.hget(keys.order(order_id), "document")
+    skus: set[str] = set()
+    for document in pipe.execute(raise_on_error=False):
+        try:
+            skus.update(_document.decode(document or "").skus)
+        except (msgspec.DecodeError, TypeError):
+            continue  # an order without a record that can be read is reported by itself
+    return skus
 
 
 def _stale_locks(client: TextRedis, skus: list[str]) -> list[Difference]:

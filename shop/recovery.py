@@ -1,11 +1,10 @@
 """After PostgreSQL or Redis came back from a backup: let the two tell one story again, of all that either still knows.
 
 PostgreSQL decides, but what it has forgotten is not undone: an order whose end Redis remembers is written into the books as
-its client was told it. Where the books know more, Redis follows them. Counters are forgotten and loaded afresh.
+its client was told it. Where the books know more, Redis follows them. Stock is published anew.
 Everything is safe to repeat. Best done before web processes and workers start; while orders flow it does no harm.
 """
 
-import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,7 +14,7 @@ import msgspec
 import structlog
 
 from shop import books, clients, fulfilment, keys, stock
-from shop.books import Decision, Recorded, Refused
+from shop.books import Intent, Question, Recorded
 from shop.domain import Order, Reason, Status
 from shop.reconciliation import Difference
 from shop.stores import TextRedis, rows, store_faults
@@ -59,7 +58,7 @@ def recover(client: TextRedis) -> Recovery:
     done = Recovery()
     for remembered in _remembered(client):
         _compare(remembered, done, client)
-    _load_afresh(client)
+    _publish_all(client)
     clients.publish_keys()
     return done
 
@@ -98,18 +97,16 @@ def _compare(remembered: list[Remembered], done: Recovery, client: TextRedis) ->
 
 
 def _book(each: Remembered, done: Recovery) -> None:
-    token = f"booked-{secrets.token_hex(8)}" if each.status is Status.CONFIRMED else ""
-    try:
-        books.record([Decision(order=each.order, status=each.status, token=token, reason=each.reason)])
-    except Refused as refusal:
-        log.error(
-            "an order that was confirmed can't be booked again", order=each.order.id, refusal=str(refusal)
-        )
-        what = f"order {each.order.id} of {each.order.client} was {each.status}, and is not in PostgreSQL"
-        cause = "stock that came after the backup is missing: enter it again, then repeat this"
-        done.differences.append(Difference(what=what, cause=cause))
-    else:
+    intent = Intent.BOOK if each.status is Status.CONFIRMED else Intent(each.status.value)
+    question = Question(order=each.order, intent=intent, reason=each.reason)
+    decided = books.decide([question]).outcomes[each.order.id]
+    if isinstance(decided, Recorded):
         done.booked += 1
+        return
+    log.error("an order that was confirmed can't be booked again", order=each.order.id)
+    what = f"order {each.order.id} of {each.order.client} was {each.status}, and is not in PostgreSQL"
+    cause = "stock that came after the backup is missing: enter it again, then repeat this"
+    done.differences.append(Difference(what=what, cause=cause))
 
 
 def _agree(each: Remembered, found: Recorded, done: Recovery, client: TextRedis) -> None:
@@ -128,15 +125,16 @@ def _agree(each: Remembered, found: Recorded, done: Recovery, client: TextRedis)
             )
 
 
-def _load_afresh(client: TextRedis) -> None:
-    """Forget every counter, also of SKUs that the books do not have any more, then load those they have."""
-    for pattern in (keys.stock("*"), keys.level("*")):
+def _publish_all(client: TextRedis) -> None:
+    """Show what PostgreSQL has of every SKU, and nothing of SKUs that it does not have any more."""
+    stock.begin_epoch(client)
+    for pattern in (keys.stock("*"), keys.version("*")):
         prefix = len(pattern) - 1
         for names in _batches(_found(client, pattern)):
-            stock.unload(client, [name[prefix:] for name in names])
+            stock.refresh(client, [name[prefix:] for name in names])
     after = ""
     while skus := _skus_after(after):
-        stock.load(client, skus)
+        stock.refresh(client, skus)
         after = skus[-1]
 
 

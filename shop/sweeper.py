@@ -3,7 +3,6 @@
 It only repeats steps that are safe to repeat, so a sweep too many costs time and nothing else.
 """
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from django.conf import settings
 from shop import books, clients, fulfilment, keys, pauses, queue, scripts, stock
 from shop.domain import Order
 from shop.pauses import Part
-from shop.stores import BrokenKey, StoreUnavailable, TextRedis, rows, store_faults, uuid_array
+from shop.stores import BrokenKey, StoreUnavailable, TextRedis, rows, store_faults
 from workers.fail_points import reach
 
 log = structlog.get_logger()
@@ -29,8 +28,6 @@ ENQUEUE_S = 4.0
 HEAD_MESSAGES = 20
 #: A cancellation asked for so long ago lost its message.
 CANCEL_AFTER_MS = 5_000
-#: A reservation of no open order and so old belongs to a movement whose process died.
-ORPHAN_AFTER_MS = 30_000
 HEARTBEAT_TTL_S = 30
 #: How far a moment may lie beyond what this process's clock could have set, before it is taken for another clock's.
 CLOCK_SLACK_MS = 5_000
@@ -39,7 +36,7 @@ _document = msgspec.json.Decoder(Order)
 
 
 def sweep(client: TextRedis) -> dict[str, int]:
-    """One sweep: how many orders were enqueued again, cancelled, and reservations closed.
+    """One sweep: how many orders were enqueued again and cancelled.
 
     Raises `StoreUnavailable`, and `ExceptionGroup` at the end where a part failed for a reason of its own (a key that
     somebody has broken): the others are done all the same, and the sweeper's heartbeat stops.
@@ -54,9 +51,7 @@ def sweep(client: TextRedis) -> dict[str, int]:
     with _apart(failures):
         found["cancelled"] = cancel_overdue(client, now_ms)
     with _apart(failures):
-        found["closed"] = close_orphans(client, now_ms)
-    with _apart(failures):
-        sync_recent_levels(client)
+        publish_recent_stock(client)
     with _apart(failures):
         clients.publish_keys()
     if any(found.values()):
@@ -251,34 +246,8 @@ def cancel_overdue(client: TextRedis, now_ms: int) -> int:
     return len(overdue)
 
 
-def close_orphans(client: TextRedis, now_ms: int) -> int:
-    """Close old reservations that no open order stands behind: of stock movements, and of records that were lost."""
+def publish_recent_stock(client: TextRedis) -> None:
+    """Publish stock that changed a moment ago: the process that changed it may have died before Redis was told."""
     with store_faults():
-        held: dict[str, str] = client.hgetall(keys.RESERVATIONS)
-    closed = 0
-    for owner, packed in held.items():
-        with _apart_told("reservation can't be closed", owner), store_faults():
-            token, taken_at_ms, *lines = json.loads(packed)
-            if now_ms - int(taken_at_ms) > ORPHAN_AFTER_MS and client.zscore(keys.OPEN_ORDERS, owner) is None:
-                _close(client, owner, token, lines[::2])
-                closed += 1
-    return closed
-
-
-def _close(client: TextRedis, owner: str, token: str, skus: list[Any]) -> None:
-    """What the books know of the owner decides: counted units are spent, others go back on sale."""
-    log.warning("closing a reservation that nobody works on", owner=owner)
-    if fulfilment.settle_again(owner, client=client):
-        return
-    if rows("movement", requests=uuid_array([owner])):
-        stock.sync_levels(client, skus, reservation=owner)
-    else:
-        scripts.run(client, "give_back", [keys.RESERVATIONS], [owner, token])
-
-
-def sync_recent_levels(client: TextRedis) -> None:
-    """Bring Redis along with stock changes whose process died between PostgreSQL and Redis."""
-    with store_faults():
-        changed = [sku for (sku,) in rows("recent_levels")]
-        if changed:
-            stock.sync_levels(client, changed)
+        changed = [sku for (sku,) in rows("recent_stock")]
+    stock.refresh(client, changed)

@@ -37,7 +37,6 @@ class SystemState:
     now_s: float
     open_orders: int = 0
     cancelling: int = 0
-    reservations: int = 0
     waiting: int = 0
     oldest_s: float | None = None
     in_hand: int = 0
@@ -62,7 +61,6 @@ def look(client: TextRedis) -> SystemState:
         pipe.time()
         pipe.zcard(keys.OPEN_ORDERS)
         pipe.zcard(keys.CANCELLATIONS)
-        pipe.hlen(keys.RESERVATIONS)
         pipe.llen(keys.ORDER_QUEUE)
         pipe.lindex(keys.ORDER_QUEUE, -1)
         pipe.hlen("unacked")
@@ -80,11 +78,10 @@ def look(client: TextRedis) -> SystemState:
         now_s=now_s,
         open_orders=counts[0],
         cancelling=counts[1],
-        reservations=counts[2],
-        waiting=counts[3],
-        oldest_s=_waited_s(counts[4], now_s) if BROKER_IS_LEDGER else None,
-        in_hand=counts[5],
-        housekeeping=counts[6],
+        waiting=counts[2],
+        oldest_s=_waited_s(counts[3], now_s) if BROKER_IS_LEDGER else None,
+        in_hand=counts[4],
+        housekeeping=counts[5],
         unreadable=unreadable,
         workers=None if names is None else _alive(client, names),
         swept_s=_age_s(swept_left_ms, HEARTBEAT_TTL_S),

@@ -36,7 +36,7 @@ def the_sample_catalogue() -> None:
     """The products that `make up` starts with; stock that exists stays. X is left out, which is any test's."""
     items = [item for item in catalogue.read(SAMPLE_CATALOGUE) if item.sku != "X"]
     catalogue.store(items, reason="tests")
-    catalogue.load_counters(redis_client(), items)
+    catalogue.publish_stock(redis_client(), items)
 
 
 def wipe_books() -> None:
@@ -86,15 +86,14 @@ def status_in_books(order: Order) -> str | None:
 
 
 def free_in_redis(client: "redis.Redis", sku: str) -> int:
-    """Units free to sell, of a counter that is loaded."""
+    """Units free to sell, of a counter that is there."""
     counter = client.get(keys.stock(sku))
-    assert counter is not None, f"{sku} is not loaded"
+    assert counter is not None, f"{sku} has no counter"
     return int(counter)
 
 
 def assert_at_rest(client: "redis.Redis") -> None:
-    """Put on sale = available in Redis + confirmed in PostgreSQL; nothing reserved, locked, open or being cancelled."""
-    assert client.hgetall(keys.RESERVATIONS) == {}
+    """Put on sale = available in Redis + confirmed in PostgreSQL; nothing locked, open or being cancelled."""
     assert list(client.scan_iter(match=keys.lock("*"))) == []
     assert client.zrange(keys.OPEN_ORDERS, 0, -1) == []
     assert client.zrange(keys.CANCELLATIONS, 0, -1) == []

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -108,12 +108,11 @@ def client() -> "redis.Redis":
 
 @pytest.fixture(params=["with locks", "without locks"])
 def locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Once with locks, once with none taken by orders, movements or reconcile: what a test asserts must not rely on them."""
-    from shop import fulfilment, stock
+    """Once with locks, once with none taken: what a test asserts must not rely on them."""
+    from shop import fulfilment
 
     if request.param == "without locks":
         monkeypatch.setattr(fulfilment, "Rules", partial(fulfilment.Rules, lock_ttl_ms=0))
-        monkeypatch.setattr(stock, "locks", lambda *_, **__: nullcontext())
     return str(request.param)
 
 

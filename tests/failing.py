@@ -45,7 +45,7 @@ class FailPoints:
 def on_sale(units: int) -> str:
     """A SKU whose counter is loaded."""
     sku = a_sku(stock=units)
-    stock.load(redis_client(), [sku])
+    stock.refresh(redis_client(), [sku])
     return sku
 
 

@@ -7,13 +7,13 @@ from typing import Any
 from shop import books
 from workers.app import app  # noqa: F401 - what celery runs
 
-_record = books.record
+_decide = books.decide
 
 
-def _record_or_die(decisions: list[Any]) -> Any:
-    if any(decision.order.reference == "poison" and decision.status == "confirmed" for decision in decisions):
+def _decide_or_die(questions: list[Any]) -> Any:
+    if any(each.order.reference == "poison" and each.intent == "take" for each in questions):
         os.kill(os.getpid(), signal.SIGKILL)
-    return _record(decisions)
+    return _decide(questions)
 
 
-books.record = _record_or_die
+books.decide = _decide_or_die

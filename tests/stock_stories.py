@@ -6,7 +6,7 @@ from shop.fulfilment import fulfil
 from shop.models import StockMovement
 from tests.builders import accepted, an_order, free_in_redis, status_in_books
 from tests.interleaving import Story
-from tests.stories import bringing_along, cancelling, fulfilling, moving, on_sale
+from tests.stories import cancelling, fulfilling, moving, on_sale, publishing
 
 
 def made(sku: str) -> int:
@@ -46,7 +46,7 @@ def moved_while_cancelled(client: "redis.Redis", delta: int) -> Story:
     return Story(
         works=works,
         orders=[order],
-        afterwards=bringing_along(sku),
+        afterwards=publishing(sku),
         ends=[("cancelled",)],
         and_so=and_so,
         switches=2,
@@ -64,4 +64,4 @@ def two_movements(client: "redis.Redis", deltas: tuple[int, int]) -> Story:
         assert free_in_redis(client, sku) == 10 + sum(deltas_made)
 
     works = [moving(sku, delta) for delta in deltas]
-    return Story(works=works, afterwards=bringing_along(sku), and_so=and_so, switches=2)
+    return Story(works=works, afterwards=publishing(sku), and_so=and_so, switches=2)

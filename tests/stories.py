@@ -22,9 +22,9 @@ LAST_ATTEMPT = Rules(lock_ttl_ms=0, max_attempts=1, attempt_ms=0)
 
 
 def on_sale(client: "redis.Redis") -> str:
-    """A SKU with 10 units, whose counter is loaded."""
+    """A SKU with 10 units, whose counter is there."""
     sku = a_sku(stock=10)
-    stock.load(client, [sku])
+    stock.refresh(client, [sku])
     return sku
 
 
@@ -53,19 +53,9 @@ def moving(sku: str, delta: int, request: str = "") -> Work:
     )
 
 
-def loading(sku: str) -> Work:
-    """Somebody needs the counter."""
-    return lambda client: stock.load(client, [sku])
-
-
-def bringing_along(sku: str) -> Work:
-    """The sweeper, which takes whoever changed the stock for dead."""
-    return lambda client: stock.sync_levels(client, [sku])
-
-
-def closing_orphans(client: "redis.Redis") -> None:
-    """The sweeper, which takes whoever holds a reservation for dead."""
-    sweeper.close_orphans(client, now_ms(later_s=60))
+def publishing(sku: str) -> Work:
+    """The sweeper, which takes the process that changed the stock for dead; or `reconcile --repair`."""
+    return lambda client: stock.refresh(client, [sku])
 
 
 def cancelling_overdue(client: "redis.Redis") -> None:
@@ -135,7 +125,7 @@ def without_postgresql_for_a_moment(client: "redis.Redis", rules: Rules) -> Stor
     first, second = orders = accepted(client, an_order((sku, 8)), an_order((sku, 8)))
 
     def away(execute: Callable[..., Any], statement: str, *rest: Any) -> Any:
-        if statement == sql("persist"):
+        if statement == sql("decide"):
             raise OperationalError("gone")
         return execute(statement, *rest)
 
@@ -241,8 +231,8 @@ def looked_at_all_the_time(client: "redis.Redis") -> Story:
 # --- stock that is moved --------------------------------------------------------------------------
 
 
-def taken_away_while_sold(client: "redis.Redis", rules: Rules, swept: bool = False) -> Story:
-    """A movement that takes 5 of 10 units meets an order for 8; `swept`: the movement is taken for dead too early."""
+def taken_away_while_sold(client: "redis.Redis", rules: Rules) -> Story:
+    """A movement that takes 5 of 10 units meets an order for 8."""
     sku = on_sale(client)
     (order,) = accepted(client, an_order((sku, 8)))
 
@@ -251,10 +241,9 @@ def taken_away_while_sold(client: "redis.Redis", rules: Rules, swept: bool = Fal
         assert (status_in_books(order), taken) in [("confirmed", 0), ("rejected", 1)]
 
     return Story(
-        works=[moving(sku, -5), fulfilling(order, rules), *([closing_orphans] if swept else [])],
-        switches=1 if swept else 2,
+        works=[moving(sku, -5), fulfilling(order, rules)],
+        switches=2,
         orders=[order],
-        afterwards=bringing_along(sku),
         ends=[("confirmed",), ("rejected",)],
         and_so=and_so,
     )
@@ -268,14 +257,14 @@ def delivered_while_sold(client: "redis.Redis", rules: Rules) -> Story:
     return Story(works=works, orders=[order], ends=[("confirmed",), ("rejected",)], switches=2)
 
 
-def delivered_and_brought_along(client: "redis.Redis") -> Story:
-    """A movement meets a sweeper that knows the level before it."""
+def delivered_and_published(client: "redis.Redis") -> Story:
+    """A movement meets a sweeper that has read the stock before it."""
     sku = on_sale(client)
 
     def and_so() -> None:
         assert free_in_redis(client, sku) == 15
 
-    return Story(works=[moving(sku, 5), bringing_along(sku)], and_so=and_so, switches=2)
+    return Story(works=[moving(sku, 5), publishing(sku)], and_so=and_so, switches=2)
 
 
 def one_movement_asked_for_twice(client: "redis.Redis", delta: int) -> Story:
@@ -288,51 +277,39 @@ def one_movement_asked_for_twice(client: "redis.Redis", delta: int) -> Story:
     return Story(works=[moving(sku, delta, request)] * 2, and_so=and_so, switches=1)
 
 
-# --- counters that are loaded ---------------------------------------------------------------------
+# --- counters that are published ------------------------------------------------------------------
 
 
-def loaded_while_sold(client: "redis.Redis") -> Story:
+def published_while_sold(client: "redis.Redis") -> Story:
     sku = a_sku(stock=10)
     (order,) = accepted(client, an_order((sku, 8)))
-    return Story(works=[loading(sku), fulfilling(order)], orders=[order], ends=[("confirmed",)], switches=2)
-
-
-def loaded_while_taken_away(client: "redis.Redis") -> Story:
-    sku = a_sku(stock=10)
 
     def and_so() -> None:
-        assert free_in_redis(client, sku) == 5
+        assert free_in_redis(client, sku) == 2
 
-    return Story(works=[loading(sku), moving(sku, -5)], and_so=and_so, switches=2)
-
-
-def loaded_twice_while_confirmed(client: "redis.Redis") -> Story:
-    """Redis has lost the counter while an order holds units of it."""
-    sku = on_sale(client)
-    (order,) = accepted(client, an_order((sku, 8)))
-    died(client, order, decided=False)
-    stock.unload(client, [sku])
-    works = [loading(sku), loading(sku), fulfilling(order)]
-    return Story(works=works, orders=[order], ends=[("confirmed",)], switches=1)
+    works = [publishing(sku), fulfilling(order)]
+    return Story(works=works, orders=[order], ends=[("confirmed",)], and_so=and_so, switches=2)
 
 
-def loaded_while_given_up(client: "redis.Redis") -> Story:
-    """Redis has lost the counter while an order holds units of it, and the order ends without them."""
-    sku = on_sale(client)
-    (order,) = accepted(client, an_order((sku, 8)))
-    died(client, order, decided=False)
-    stock.unload(client, [sku])
-    works = [loading(sku), fulfilling(order, LAST_ATTEMPT)]
-    return Story(works=works, orders=[order], ends=[("failed",)])
-
-
-def loaded_while_cancelled(client: "redis.Redis") -> Story:
+def published_while_cancelled(client: "redis.Redis") -> Story:
     sku = on_sale(client)
     (order,) = accepted(client, an_order((sku, 8)))
     fulfil([order], client=client)
-    stock.unload(client, [sku])
-    works = [loading(sku), cancelling(order)]
-    return Story(works=works, orders=[order], ends=[("cancelled",)], switches=2)
+
+    def and_so() -> None:
+        assert free_in_redis(client, sku) == 10
+
+    works = [publishing(sku), cancelling(order)]
+    return Story(works=works, orders=[order], ends=[("cancelled",)], and_so=and_so, switches=2)
+
+
+def taken_over_from_one_that_died(client: "redis.Redis") -> Story:
+    """A worker died with units of an order off the counter; another order wants them, and its own is redelivered."""
+    sku = on_sale(client)
+    first, second = orders = accepted(client, an_order((sku, 8)), an_order((sku, 8)))
+    died(client, first, decided=False)
+    works = [fulfilling(first), fulfilling(second)]
+    return Story(works=works, orders=orders, ends=[("confirmed", "rejected")])
 
 
 def lost_while_sold(client: "redis.Redis") -> Story:
@@ -341,9 +318,13 @@ def lost_while_sold(client: "redis.Redis") -> Story:
     orders = accepted(client, an_order((sku, 8)), an_order((sku, 8)))
 
     def losing(client: "redis.Redis") -> None:
-        stock.unload(client, [sku])
+        client.delete(keys.stock(sku), keys.version(sku))
 
     works = [*map(fulfilling, orders), losing]
     return Story(
-        works=works, orders=orders, afterwards=loading(sku), ends=[("confirmed", "rejected")], switches=1
+        works=works,
+        orders=orders,
+        afterwards=publishing(sku),
+        ends=[("confirmed", "rejected")],
+        switches=1,
     )

@@ -152,7 +152,8 @@ def test_without_it_units_that_clients_were_promised_would_be_sold_again(operato
     sell(first)
 
     operator.restore_postgresql()
-    stock.unload(redis_client(), [sku])  # as any doubt about a counter does
+    stock.begin_epoch(redis_client())
+    stock.refresh(redis_client(), [sku])
     second = sell(an_order((sku, 8)))
 
     assert (everywhere(first), second) == ((None, "confirmed"), ["confirmed"])
@@ -232,10 +233,10 @@ def test_an_order_that_lives_on_a_lost_delivery_is_named_and_kept_until_that_is_
 def test_a_counter_of_a_product_that_the_backup_does_not_have_is_forgotten(operator: Operator) -> None:
     operator.do("Back up")
     sku = a_sku(stock=5)
-    stock.load(redis_client(), [sku])
+    stock.refresh(redis_client(), [sku])
 
     operator.restore_postgresql()
     operator.do(LET_BOTH_AGREE)
 
-    assert not redis_client().exists(keys.stock(sku), keys.level(sku))
+    assert not redis_client().exists(keys.stock(sku), keys.version(sku))
     assert sell(an_order((sku, 1))) == ["rejected"]

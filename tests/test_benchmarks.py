@@ -258,7 +258,6 @@ def test_books_that_do_not_add_up_make_a_round_wrong(reserva: Reserva, damage: s
     [
         (("SET", "estoque:sku", "7"), "sku: 1000 on sale"),
         (("SET", "lock:produto:sku", "somebody"), "1 locks left behind"),
-        (("HSET", "reservations", ORDER_ID, "[]"), "1 reservations left behind"),
     ],
 )
 def test_what_is_left_in_redis_makes_a_round_wrong(
@@ -270,7 +269,7 @@ def test_what_is_left_in_redis_makes_a_round_wrong(
 
     reserva.redis.execute_command(*command)
     found = reserva.faults(before, [])
-    reserva.redis.delete("lock:produto:sku", "reservations")
+    reserva.redis.delete("lock:produto:sku")
     reserva.redis.set("estoque:sku", str(free))
 
     assert any(one.startswith(fault) for one in found), found

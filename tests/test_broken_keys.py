@@ -33,7 +33,6 @@ NEEDED = (
     keys.ORDER_QUEUE,
     keys.MAINTENANCE_QUEUE,
     keys.OPEN_ORDERS,
-    keys.RESERVATIONS,
     keys.CANCELLATIONS,
     "unacked",
     "unacked_index",
@@ -198,10 +197,10 @@ def test_an_order_whose_own_key_is_broken_waits_for_it_and_its_neighbours_do_not
 # --- one worker -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [keys.OPEN_ORDERS, keys.RESERVATIONS, keys.CANCELLATIONS])
+@pytest.mark.parametrize("name", [keys.OPEN_ORDERS, keys.CANCELLATIONS])
 def test_a_broken_key_costs_no_order_of_a_batch_an_attempt(client: "redis.Redis", name: str) -> None:
     sku = a_sku(stock=10)
-    stock.load(client, [sku])
+    stock.refresh(client, [sku])
     orders = accepted(client, *(an_order((sku, units)) for units in (1, 20, 2)))
     with broken(name):
         for _ in range(3):
@@ -238,14 +237,14 @@ def test_an_order_with_a_broken_record_is_held_and_no_other(
         if moment == "before it is reserved":
             until_mended.enter_context(breaking)
         else:
-            record = fulfilment.books.record
+            decide = fulfilment.books.decide
 
-            def breaking_meanwhile(decisions: Any) -> Any:
+            def breaking_meanwhile(questions: Any) -> Any:
                 monkeypatch.undo()
                 until_mended.enter_context(breaking)
-                return record(decisions)
+                return decide(questions)
 
-            monkeypatch.setattr(fulfilment.books, "record", breaking_meanwhile)
+            monkeypatch.setattr(fulfilment.books, "decide", breaking_meanwhile)
         outcomes = fulfil(orders, client=client)
         again = fulfil([orders[1]], client=client)
 
@@ -258,13 +257,13 @@ def test_an_order_with_a_broken_record_is_held_and_no_other(
     assert_at_rest(client)
 
 
-@pytest.mark.parametrize("key_of", [keys.stock, keys.level, keys.lock], ids=["counter", "level", "lock"])
-def test_what_is_no_counter_level_or_lock_is_as_good_as_none(client: "redis.Redis", key_of: Any) -> None:
+@pytest.mark.parametrize("key_of", [keys.stock, keys.version, keys.lock], ids=["counter", "version", "lock"])
+def test_what_is_no_counter_version_or_lock_is_as_good_as_none(client: "redis.Redis", key_of: Any) -> None:
     sku = a_sku(stock=10)
     confirmed, late = accepted(client, an_order((sku, 2)), an_order((sku, 3)))
     fulfil([confirmed], client=client)
     client.delete(key_of(sku))
-    (client.set if key_of is keys.level else client.lpush)(key_of(sku), "something else")
+    client.lpush(key_of(sku), "something else")
 
     assert cancel(confirmed.id, client=client) is Status.CANCELLED
     assert fulfil([late], client=client, rules=TRIED_ONCE) == {late.id: Status.CONFIRMED}

@@ -474,8 +474,8 @@ def test_what_a_piece_of_a_real_file_accepted_is_read_from_it(
     scripts.run(
         client,
         "reserve",
-        [keys.RESERVATIONS, keys.OPEN_ORDERS],
-        [1, 0, 3, 3, 5000, 9, before.id, "token", 1, "A", 1],
+        [keys.OPEN_ORDERS],
+        ["a call", 0, 3, 3, 5000, 9, before.id, 1, "A", 1],
     )
 
     loss = losses.of_tail(file.read_bytes()[synced:], 0.0, 1.0)
@@ -505,7 +505,7 @@ def test_a_history_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 TAKE = '1700000000.100000 [0 lua] "SET" "lock:produto:X" "a" "PX" "5000"'
-SETTLE = '1700000000.200000 [0 127.0.0.1:5] "EVALSHA" "f00" "4" "reservations" "X" "a"'
+SETTLE = '1700000000.200000 [0 127.0.0.1:5] "EVALSHA" "f00" "4" "orders:open" "X" "a"'
 RELEASE = '1700000000.200001 [0 lua] "DEL" "lock:produto:X"'
 
 

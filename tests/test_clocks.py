@@ -8,15 +8,14 @@ import pytest
 import redis
 
 import tasks.maintenance
-from shop import keys, movements, queue, stock, sweeper
+from shop import keys, queue, sweeper
 from shop.domain import Status
-from shop.fulfilment import Rules, fulfil
+from shop.fulfilment import fulfil
 from shop.models import Order as OrderRow
 from shop.results import OrderState
 from shop.web.orders import _answer
 from tests.builders import a_sku, accepted, an_order, assert_at_rest, free_in_redis, status_in_redis
 from tests.test_lua import accept
-from tests.test_movements import move
 from workers.app import app
 
 HOURS_MS = 5 * 3_600_000
@@ -104,42 +103,6 @@ def test_a_lost_cancellation_of_a_web_process_whose_clock_is_ahead_is_carried_ou
     sweeper.cancel_overdue(client, now_ms() + sweeper.CANCEL_AFTER_MS + 1)
 
     assert (status_in_redis(client, order), free_in_redis(client, sku)) == ("cancelled", 10)
-    assert_at_rest(client)
-
-
-def test_a_sweeper_whose_clock_is_ahead_gives_away_nothing_that_a_worker_holds(client: "redis.Redis") -> None:
-    sku = a_sku(stock=10)
-    stock.load(client, [sku])
-    (order,) = accepted(client, an_order((sku, 4)))
-    client.decrby(keys.stock(sku), 4)
-    client.hset(keys.RESERVATIONS, order.id, f'["t","{now_ms()}","{sku}","4"]')
-
-    closed = sweeper.close_orphans(client, now_ms() + HOURS_MS)
-    fulfil([order], client=client)
-
-    assert (closed, free_in_redis(client, sku)) == (0, 6)
-    assert_at_rest(client)
-
-
-def test_a_sweeper_whose_clock_is_ahead_makes_no_stock_movement_wrong(
-    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It puts the withdrawn units back on sale while PostgreSQL is asked, and an order takes all there is."""
-    sku = a_sku(stock=10)
-    stock.load(client, [sku])
-    (order,) = accepted(client, an_order((sku, 10)))
-    write = movements._write
-
-    def write_late(*args: Any, **kwargs: Any) -> movements.Outcome:
-        assert sweeper.close_orphans(client, now_ms() + HOURS_MS) == 1
-        assert fulfil([order], client=client, rules=Rules(lock_ttl_ms=0)) == {order.id: Status.CONFIRMED}
-        return write(*args, **kwargs)
-
-    monkeypatch.setattr(movements, "_write", write_late)
-
-    outcome = move(client, sku, -4)
-
-    assert outcome == movements.Insufficient(0)
     assert_at_rest(client)
 
 

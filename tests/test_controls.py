@@ -5,11 +5,13 @@ A row names the safeguard, the script or statement that holds it, what is taken 
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.resources import files
 from typing import Any
 
+import msgspec
 import pytest
 import redis
-from django.db import connection
+from django.db import IntegrityError, connection
 
 from shop import fulfilment, pauses, scripts, stores
 from shop.domain import Status
@@ -27,6 +29,16 @@ from tests import (
 from tests.builders import wipe_books
 
 Watch = Callable[..., None]
+
+#: How a test fails whose safeguard is gone.
+RED = (
+    AssertionError,
+    pytest.fail.Exception,
+    redis.ResponseError,
+    IntegrityError,
+    msgspec.ValidationError,
+    stores.StoreUnavailable,
+)
 
 CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
@@ -57,7 +69,7 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "a call that has reserved and is asked again counts one attempt",
         "reserve.lua",
-        "token ~= new_token and refused",
+        "counted ~= nonce and refused",
         "refused",
         test_lua.test_reserve_counts_no_attempt_when_it_is_asked_again_because_its_answer_was_lost,
     ),
@@ -76,57 +88,18 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         test_fulfilment.test_the_lock_is_held_from_reserving_until_the_commit_is_settled,
     ),
     (
-        "locks are taken all or none",
-        "lock.lua",
-        "if holder and holder ~= ARGV[1] then return 'busy' end",
-        "if holder and holder ~= ARGV[1] then return 'busy' end\n  redis.call('SET', key, ARGV[1])",
-        test_lua.test_locks_are_taken_together_and_released_only_by_their_holder,
-    ),
-    (
         "an order takes all its lines or none",
         "reserve.lua",
-        "if refusal or #short > 1 then return refusal or short end",
+        "if refusal or is_short then return refusal or {'short'} end",
         "if refusal then return refusal end",
-        test_fulfilment.test_an_order_takes_every_line_or_none,
+        test_lua.test_reserve_takes_nothing_when_one_line_is_short,
     ),
     (
         "an order gets what those before it in the call left",
         "reserve.lua",
-        "left[ARGV[at]] or found[at + 1 - before]",
-        "found[at + 1 - before]",
+        "local free = left[sku] or found",
+        "local free = found",
         test_lua.test_reserve_gives_each_order_of_one_call_what_those_before_it_left,
-    ),
-    (
-        "reserving is idempotent by order id",
-        "reserve.lua",
-        "held and 0 or last",
-        "last",
-        test_lua.test_reserve_twice_takes_once_and_keeps_the_token,
-    ),
-    (
-        "a missing counter means not loaded",
-        "reserve.lua",
-        "if not free or (free",
-        "free = free or '0'\n      if (free",
-        test_fulfilment.test_a_counter_that_is_missing_means_not_loaded_and_not_zero,
-    ),
-    (
-        "a reservation that Redis lost is noticed",
-        "settle.lua",
-        "and open and (back or not held) then",
-        "and false then",
-        partial(
-            test_fulfilment.test_whatever_redis_loses_under_a_worker_the_books_stay_exact,
-            lost="everything",
-            step="before the decision",
-        ),
-    ),
-    (
-        "a lost reservation takes its counters with it",
-        "settle.lua",
-        "    forget(skus_if_lost)",
-        "",
-        test_fulfilment.test_a_loss_accepted_late_leaves_no_counter_that_a_second_loss_has_brought_back,
     ),
     (
         "a record is ended only where it is of the order in the books",
@@ -137,27 +110,6 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
             test_fulfilment.test_a_key_that_redis_lost_and_took_for_another_order_shows_the_one_in_the_books,
             worker="goes on",
         ),
-    ),
-    (
-        "nothing is given back in a call that cannot give back all",
-        "settle.lua",
-        "cjson.decode(held[n]) end",
-        "held[n] end",
-        test_lua.test_settle_does_nothing_where_a_reservation_cannot_be_read,
-    ),
-    (
-        "units come back only to a counter that is loaded",
-        "settle.lua",
-        "if free and (free == '0' or string.match(free, '^-?[1-9]%d*$')) and #free <= 15 then",
-        "if true then",
-        test_lua.test_settle_adds_nothing_to_a_counter_that_is_not_loaded,
-    ),
-    (
-        "what Redis does not count with is no counter",
-        "settle.lua",
-        "(free == '0' or string.match(free, '^-?[1-9]%d*$'))",
-        "string.match(free, '^-?%d+$')",
-        partial(test_lua.test_a_counter_that_is_no_number_keeps_no_order_from_its_end, counter="007"),
     ),
     (
         "a state never goes back",
@@ -193,32 +145,77 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         test_fulfilment.test_an_order_that_kills_its_workers_is_given_up_when_it_can_be_at_work_no_more_and_frees_its_stock,
     ),
     (
-        "of two loads of a SKU the older one is void",
-        "finish_load.lua",
-        "if call('HGET', KEYS[2], 'loading') ~= ARGV[1] then return 'changed' end",
-        "",
-        partial(test_lua.test_a_load_begins_again_when_anything_changed, change="another load"),
+        "what Redis does not count with is no counter",
+        "reserve.lua",
+        "(free == '0' or string.match(free, '^-?[1-9]%d*$')) and #free <= 15",
+        "tonumber(free)",
+        partial(
+            test_lua.test_reserve_takes_nothing_off_a_counter_that_is_no_plain_integer_and_goes_on,
+            counter="007",
+        ),
     ),
     (
-        "a load begins again when a reservation ended under it",
-        "finish_load.lua",
-        "if not held or cjson.decode(held)[1] ~= ARGV[at + 1] then return 'changed' end",
-        "",
-        partial(test_lua.test_a_load_begins_again_when_anything_changed, change="the reservation ended"),
+        "an older version changes no counter",
+        "settle.lua",
+        "return of == epoch and tonumber(number) > tonumber(version)",
+        "return false",
+        test_lua.test_stock_that_is_published_late_twice_or_out_of_order_ends_the_same,
     ),
     (
-        "an older stock level changes nothing",
-        "sync_level.lua",
-        "if tonumber(version) >= tonumber(ARGV[1]) then return 'current' end",
-        "",
-        test_lua.test_levels_applied_late_twice_or_out_of_order_end_the_same,
+        "a counter of the same version is written over",
+        "settle.lua",
+        "tonumber(number) > tonumber(version)",
+        "tonumber(number) >= tonumber(version)",
+        test_lua.test_stock_of_the_same_version_is_written_over_what_somebody_edited,
     ),
     (
-        "a level takes no reserved units",
-        "sync_level.lua",
-        "if free + difference < 0 then return 'later' end",
+        "a version of another epoch is an old one",
+        "settle.lua",
+        "return of == epoch and",
+        "return of and",
+        partial(test_lua.test_a_version_of_another_epoch_is_an_old_one, epoch="4"),
+    ),
+    (
+        "PostgreSQL serves orders in turn",
+        "decide",
+        "free[place] := free[place] - line_units[line];",
         "",
-        test_lua.test_a_level_never_takes_units_that_are_reserved,
+        test_books.test_orders_of_one_call_are_served_in_turn_and_a_refused_one_takes_nothing_from_the_next,
+    ),
+    (
+        "a row that somebody holds is waited for by nobody",
+        "decide",
+        "FOR NO KEY UPDATE OF p SKIP LOCKED",
+        "FOR NO KEY UPDATE OF p",
+        test_books.test_a_row_that_somebody_holds_blocks_its_own_orders_alone,
+    ),
+    (
+        "units of a row that is not locked are not taken",
+        "decide",
+        "NOT is_locked[place]",
+        "false",
+        test_books.test_a_row_that_somebody_holds_blocks_its_own_orders_alone,
+    ),
+    (
+        "an order keeps its first row",
+        "decide",
+        "intents[r.place] := 'known';",
+        "",
+        test_books.test_the_first_row_of_an_order_stands_and_the_second_writer_learns_it,
+    ),
+    (
+        "units are taken for rows alone that this call inserted",
+        "decide",
+        "IF inserted < ended THEN",
+        "IF false THEN",
+        test_books.test_of_many_who_decide_one_order_at_once_all_learn_one_end,
+    ),
+    (
+        "PostgreSQL says no where Redis said so only if it agrees",
+        "decide",
+        "CASE intents[at] WHEN 'short' THEN 'again' ELSE 'confirmed' END",
+        "CASE intents[at] WHEN 'short' THEN 'rejected' ELSE 'confirmed' END",
+        test_books.test_an_order_that_redis_called_short_is_rejected_only_where_postgresql_agrees,
     ),
     (
         "a key stands for one order",
@@ -358,20 +355,6 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         test_fulfilment.test_cancelling_returns_the_units_once_however_often_it_is_done,
     ),
     (
-        "an unknown SKU can't be sold by the books",
-        "persist.sql",
-        "WHERE version = 0)",
-        "WHERE false)",
-        test_books.test_the_books_refuse_a_sku_that_does_not_exist,
-    ),
-    (
-        "products are counted in SKU order",
-        "persist.sql",
-        """ ORDER BY sku COLLATE "C\"""",
-        "",
-        test_books.test_products_are_counted_in_the_order_of_their_skus,
-    ),
-    (
         "a paused intake takes nothing",
         "accept.lua",
         "if paused then return {'paused'} end",
@@ -421,6 +404,9 @@ def switched_off(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str
     """Take a safeguard out of a script or statement for one test."""
 
     def switch_off(where: str, guard: str, instead: str) -> None:
+        if where == "decide":
+            make_function(guard, instead)
+            return
         name, kind = where.split(".")
         read = scripts.text if kind == "lua" else stores.sql
         whole = read(name)
@@ -432,6 +418,15 @@ def switched_off(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str
 
     yield switch_off
     forget_scripts()
+    make_function("", "")
+
+
+def make_function(guard: str, instead: str) -> None:
+    """Have PostgreSQL decide by `0006_decide.sql` with `instead` in the place of its safeguard."""
+    whole = (files("shop") / "migrations" / "0006_decide.sql").read_text()
+    assert guard in whole, "0006_decide.sql no longer holds this safeguard in these words"
+    with connection.cursor() as cursor:
+        cursor.execute(whole.replace(guard, instead) if guard else whole)
 
 
 def forget_scripts() -> None:
@@ -453,7 +448,7 @@ def test_without_its_safeguard_the_test_that_watches_it_turns_red(
 ) -> None:
     switched_off(where, guard, instead)
 
-    with pytest.raises((AssertionError, redis.ResponseError, pytest.fail.Exception)):
+    with pytest.raises(RED):
         run(watch, client, monkeypatch)
 
 
@@ -465,13 +460,13 @@ def run(watch: Watch, client: "redis.Redis", monkeypatch: pytest.MonkeyPatch) ->
     watch(**{name: given[name] for name in wanted if name in given})
 
 
-def test_without_postgresqls_constraint_a_wrong_counter_in_redis_oversells(client: "redis.Redis") -> None:
+def test_without_postgresqls_constraint_a_wrong_function_oversells(client: "redis.Redis") -> None:
     condition = "CHECK (confirmed >= 0 AND confirmed <= on_sale)"
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE shop_product DROP CONSTRAINT product_not_oversold")
         try:
-            with pytest.raises(AssertionError):
-                test_fulfilment.test_redis_promising_too_much_cannot_oversell(client)
+            with pytest.raises(pytest.fail.Exception):
+                test_books.test_postgresql_s_constraint_refuses_by_itself_to_oversell()
         finally:
             cursor.execute("UPDATE shop_product SET on_sale = confirmed WHERE confirmed > on_sale")
             cursor.execute(f"ALTER TABLE shop_product ADD CONSTRAINT product_not_oversold {condition}")
@@ -480,21 +475,10 @@ def test_without_postgresqls_constraint_a_wrong_counter_in_redis_oversells(clien
 def test_without_forgiveness_an_outage_uses_up_an_orders_attempts(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fulfilment, "forgive", lambda *_, **__: None)
+    monkeypatch.setattr(fulfilment, "_forgiven", lambda _: {})
 
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         test_fulfilment.test_a_store_that_is_away_costs_an_order_no_attempt(client, monkeypatch)
-
-
-def test_without_noting_first_what_was_reserved_an_outage_uses_up_the_attempts_of_neighbours(
-    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fulfilment, "_LACKING", ())
-
-    with pytest.raises((AssertionError, pytest.fail.Exception)):
-        test_fulfilment.test_an_order_whose_stock_cannot_be_loaded_costs_its_neighbours_no_attempt(
-            client, monkeypatch
-        )
 
 
 def test_without_a_way_of_its_own_an_order_that_was_begun_takes_its_neighbours_along(

@@ -1,18 +1,17 @@
 """What becomes of orders: with one worker, with many at once, and after each kind of interruption."""
 
-import random
-import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
+import psycopg
 import pytest
 import redis
+from django.conf import settings
 from django.db import connection
 
-from shop import books, fulfilment, keys, scripts, stock
-from shop.books import Decision
+from shop import books, fulfilment, keys, stock
+from shop.books import Question
 from shop.domain import LineShortage, Order, ReasonCode, Status
 from shop.fulfilment import Busy, Held, Rules, cancel, fulfil
 from shop.models import Product, StockMovement
@@ -151,7 +150,7 @@ def test_the_same_order_given_to_many_workers_counts_once(client: "redis.Redis")
 
 def test_an_order_behind_a_foreign_lock_waits_and_touches_nothing(client: "redis.Redis") -> None:
     sku = a_sku(stock=10)
-    stock.load(client, [sku])
+    stock.refresh(client, [sku])
     client.set(keys.lock(sku), "somebody-else", px=4000)
     (order,) = accepted(client, an_order((sku, 1)))
 
@@ -179,13 +178,13 @@ def test_a_holder_that_froze_past_its_lock_does_not_release_the_next_holders(
 ) -> None:
     sku = a_sku(stock=10)
     (order,) = accepted(client, an_order((sku, 1)))
-    record = books.record
+    decide = books.decide
 
-    def freeze(decisions: list[Decision]) -> object:
+    def freeze(questions: list[Question]) -> object:
         client.set(keys.lock(sku), "the next holder", px=4000)
-        return record(decisions)
+        return decide(questions)
 
-    monkeypatch.setattr(books, "record", freeze)
+    monkeypatch.setattr(books, "decide", freeze)
 
     fulfil([order], client=client)
 
@@ -197,14 +196,14 @@ def test_the_lock_is_held_from_reserving_until_the_commit_is_settled(
 ) -> None:
     sku = a_sku(stock=10)
     (order,) = accepted(client, an_order((sku, 1)))
-    record, seen = books.record, []
+    decide, seen = books.decide, []
 
-    def look(decisions: list[Decision]) -> object:
-        recorded = record(decisions)
+    def look(questions: list[Question]) -> object:
+        recorded = decide(questions)
         seen.append((client.get(keys.lock(sku)), 0 < client.pttl(keys.lock(sku)) <= 5000))
         return recorded
 
-    monkeypatch.setattr(books, "record", look)
+    monkeypatch.setattr(books, "decide", look)
 
     fulfil([order], client=client)
 
@@ -216,19 +215,17 @@ def test_locks_that_are_switched_off_are_not_taken(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch, locks: str
 ) -> None:
     (order,) = accepted(client, an_order((sku := a_sku(stock=10), 1)))
-    record, holders = books.record, []
+    decide, holders = books.decide, []
 
-    def look(decisions: list[Decision]) -> object:
+    def look(questions: list[Question]) -> object:
         holders.append(client.get(keys.lock(sku)))
-        return record(decisions)
+        return decide(questions)
 
-    monkeypatch.setattr(books, "record", look)
+    monkeypatch.setattr(books, "decide", look)
 
     fulfil([order], client=client)
-    with stock.locks(client, "somebody", [sku], patience_s=1):
-        holders.append(client.get(keys.lock(sku)))
 
-    assert holders == ([order.id, "somebody"] if locks == "with locks" else [None, None])
+    assert holders == ([order.id] if locks == "with locks" else [None])
 
 
 class Died(Exception):
@@ -242,14 +239,14 @@ def test_a_worker_that_dies_leaves_the_order_to_the_next_one(
     sku = a_sku(stock=10)
     (order,) = accepted(client, an_order((sku, 8)))
     with monkeypatch.context() as fault:
-        record = books.record
+        decide = books.decide
 
-        def die(decisions: list[Decision]) -> object:
+        def die(questions: list[Question]) -> object:
             if step == "after the decision":
-                record(decisions)
+                decide(questions)
             raise Died
 
-        fault.setattr(books, "record", die)
+        fault.setattr(books, "decide", die)
         with pytest.raises(Died):
             fulfil([order], client=client)
     rival = accepted(client, an_order((sku, 8)))[0]
@@ -284,31 +281,31 @@ def test_a_worker_that_wakes_up_after_the_order_ended_changes_nothing(
 
 
 @pytest.mark.usefixtures("locks")
-@pytest.mark.parametrize("lost", ["everything", "the reservation", "the counter", "the order record"])
+@pytest.mark.parametrize("lost", ["everything", "the counter", "the version", "the order record"])
 @pytest.mark.parametrize("step", ["before the decision", "after the decision"])
 def test_whatever_redis_loses_under_a_worker_the_books_stay_exact(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch, lost: str, step: str
 ) -> None:
     sku = a_sku(stock=10)
     (order,) = accepted(client, an_order((sku, 8)))
-    record = books.record
+    decide = books.decide
 
-    def lose(decisions: list[Decision]) -> object:
-        recorded = record(decisions) if step == "after the decision" else None
+    def lose(questions: list[Question]) -> object:
+        recorded = decide(questions) if step == "after the decision" else None
         match lost:
             case "everything":
                 client.flushdb()
-            case "the reservation":
-                client.hdel(keys.RESERVATIONS, order.id)
             case "the counter":
                 client.delete(keys.stock(sku))
+            case "the version":
+                client.delete(keys.version(sku))
             case "the order record":
                 client.delete(keys.order(order.id))
-        monkeypatch.setattr(books, "record", record)
-        stock.load(client, [sku])
-        return recorded or record(decisions)
+        monkeypatch.setattr(books, "decide", decide)
+        stock.refresh(client, [sku])
+        return recorded or decide(questions)
 
-    monkeypatch.setattr(books, "record", lose)
+    monkeypatch.setattr(books, "decide", lose)
 
     fulfil([order], client=client)
     rivals = accepted(client, an_order((sku, 8)), an_order((sku, 2)))
@@ -320,65 +317,37 @@ def test_whatever_redis_loses_under_a_worker_the_books_stay_exact(
     assert_at_rest(client)
 
 
-def goes_back(client: "redis.Redis", order: Order, sku: str, units: int) -> None:
+def goes_back(client: "redis.Redis", order: Order, sku: str) -> None:
     """Redis is again as it was when the order had just been accepted: it lost what it had not synced."""
     client.flushdb()
     accepted(client, order)
-    client.set(keys.stock(sku), units)
-    client.hset(keys.level(sku), mapping={"version": 1, "units": units})
+    client.set(keys.stock(sku), 10)
+    client.set(keys.version(sku), "0:1")
 
 
-def test_a_loss_accepted_late_leaves_no_counter_that_a_second_loss_has_brought_back(
-    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cancelled", [False, True], ids=["confirmed", "cancelled meanwhile"])
+def test_a_redis_that_went_back_under_a_worker_shows_what_postgresql_has(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch, cancelled: bool
 ) -> None:
     sku = a_sku(stock=10)
     (order,) = accepted(client, an_order((sku, 8)))
-    record, run, settled = books.record, scripts.run, 0
+    decide = books.decide
 
-    def lose(decisions: list[Decision]) -> object:
-        recorded = record(decisions)
-        goes_back(client, order, sku, 10)
-        return recorded
+    def freeze(questions: list[Question]) -> object:
+        decided = decide(questions)
+        if cancelled:
+            books.cancel(order.id)
+        goes_back(client, order, sku)
+        return decided
 
-    def lose_again(redis_or_pipe: object, name: str, *call: Any) -> Any:
-        nonlocal settled
-        settled += name == "settle"
-        if name == "settle" and settled == 2:
-            goes_back(client, order, sku, 10)
-        return run(redis_or_pipe, name, *call)
-
-    monkeypatch.setattr(books, "record", lose)
-    monkeypatch.setattr(scripts, "run", lose_again)
-
-    outcomes = fulfil([order], client=client)
-
-    assert (outcomes[order.id], settled) == (Status.CONFIRMED, 2)
-    stock.load(client, [sku])
-    assert free_in_redis(client, sku) == 2
-    assert_at_rest(client)
-
-
-def test_a_worker_that_froze_while_its_order_was_cancelled_and_redis_lost_it_shows_what_the_books_say(
-    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sku = a_sku(stock=10)
-    (order,) = accepted(client, an_order((sku, 8)))
-    record = books.record
-
-    def freeze(decisions: list[Decision]) -> object:
-        recorded = record(decisions)
-        books.cancel(order.id)
-        goes_back(client, order, sku, 10)
-        return recorded
-
-    monkeypatch.setattr(books, "record", freeze)
+    monkeypatch.setattr(books, "decide", freeze)
 
     fulfil([order], client=client)
+    monkeypatch.undo()
+    fulfil(accepted(client, an_order((sku, 2))), client=client)
 
-    assert (status_in_redis(client, order), status_in_books(order)) == ("cancelled", "cancelled")
-    stock.load(client, [sku])
-    assert free_in_redis(client, sku) == 10
-    assert_at_rest(client)
+    assert free_in_redis(client, sku) == (8 if cancelled else 0)
+    assert Product.objects.get(sku=sku).confirmed == (2 if cancelled else 10)
 
 
 @pytest.mark.usefixtures("locks")
@@ -389,20 +358,20 @@ def test_a_key_that_redis_lost_and_took_for_another_order_shows_the_one_in_the_b
     wanted, other, key = a_sku(stock=10), a_sku(stock=10), uuid.uuid4().hex
     (order,) = accepted(client, an_order((wanted, 8), key=key))
     another = an_order((other, 3), key=key)
-    record = books.record
+    decide = books.decide
 
-    def lose(decisions: list[Decision]) -> object:
-        """Everything; counters are loaded and the key comes again before PostgreSQL has the order."""
+    def lose(questions: list[Question]) -> object:
+        """Everything; stock is published and the key comes again before PostgreSQL has the order."""
         client.flushdb()
-        stock.load(client, [wanted, other])
+        stock.refresh(client, [wanted, other])
         accepted(client, another)
-        monkeypatch.setattr(books, "record", record)
-        recorded = record(decisions)
+        monkeypatch.setattr(books, "decide", decide)
+        recorded = decide(questions)
         if worker == "dies":
             raise Died
         return recorded
 
-    monkeypatch.setattr(books, "record", lose)
+    monkeypatch.setattr(books, "decide", lose)
     with suppress(Died):
         fulfil([order], client=client)
 
@@ -410,14 +379,14 @@ def test_a_key_that_redis_lost_and_took_for_another_order_shows_the_one_in_the_b
 
     assert outcomes == {order.id: Status.CONFIRMED}
     assert client.hget(keys.order(order.id), "fingerprint") in {None, order.fingerprint}
-    stock.load(client, [wanted, other])
+    stock.refresh(client, [wanted, other])
     assert (free_in_redis(client, wanted), free_in_redis(client, other)) == (2, 10)
     assert_at_rest(client)
 
 
 def test_redis_promising_too_much_cannot_oversell(client: "redis.Redis") -> None:
     sku, other = a_sku(stock=10), a_sku(stock=10)
-    stock.load(client, [sku, other])
+    stock.refresh(client, [sku, other])
     client.set(keys.stock(sku), 1000)
     orders = accepted(client, *(an_order((sku, 8), (other, 1)) for _ in range(3)), an_order((other, 1)))
 
@@ -428,47 +397,57 @@ def test_redis_promising_too_much_cannot_oversell(client: "redis.Redis") -> None
     assert_at_rest(client)
 
 
-def test_a_counter_that_is_missing_means_not_loaded_and_not_zero(client: "redis.Redis") -> None:
-    sku = a_sku(stock=3)
-    assert client.get(keys.stock(sku)) is None
-    (order,) = accepted(client, an_order((sku, 3)))
+@pytest.mark.parametrize(
+    "counter", [None, "x", "--5", "007", "\u00b2", "1e3", "12345678901234567890", ["a list"]]
+)
+def test_a_counter_that_is_missing_or_garbage_stops_no_order_and_is_written_over(
+    client: "redis.Redis", counter: str | list[str] | None
+) -> None:
+    sku, other = a_sku(stock=3), a_sku(stock=3)
+    stock.refresh(client, [other])
+    if isinstance(counter, list):
+        client.rpush(keys.stock(sku), *counter)
+    elif counter is not None:
+        client.set(keys.stock(sku), counter)
+    orders = accepted(client, an_order((sku, 3), (other, 1)), an_order((sku, 1)))
 
-    assert fulfil([order], client=client) == {order.id: Status.CONFIRMED}
+    outcomes = fulfil(orders, client=client)
+
+    assert list(outcomes.values()) == [Status.CONFIRMED, Status.REJECTED]
+    assert (free_in_redis(client, sku), free_in_redis(client, other)) == (0, 2)
+    assert_at_rest(client)
 
 
-def loaded_by_eight_at_once(client: "redis.Redis") -> list[object]:
-    """What eight get who load the same SKU, each of whose statements takes PostgreSQL about a twentieth of a second."""
+@pytest.mark.parametrize("shown", [0, 2, 17])
+def test_a_counter_that_somebody_edited_refuses_no_order_that_postgresql_can_confirm(
+    client: "redis.Redis", shown: int
+) -> None:
     sku = a_sku(stock=10)
+    stock.refresh(client, [sku])
+    client.set(keys.stock(sku), shown)
+    (order,) = accepted(client, an_order((sku, 8)))
 
-    def slow(execute: Any, *call: Any) -> Any:
-        # Not in step with each other: else the last to begin is undisturbed.
-        time.sleep(random.uniform(0.025, 0.075))
-        return execute(*call)
+    outcomes = fulfil([order], client=client, rules=Rules(lock_wait_s=0))
 
-    def load() -> set[str]:
-        with connection.execute_wrapper(slow):
-            return stock.load(client, [sku])
-
-    return at_once(*[load] * 8)
-
-
-def test_many_who_load_a_sku_from_a_slow_postgresql_let_each_other_finish(
-    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stock, "LOAD_TRIES", 25)
-
-    assert loaded_by_eight_at_once(client) == [set()] * 8
+    assert outcomes == {order.id: Status.CONFIRMED}
+    assert free_in_redis(client, sku) == 2
+    assert client.hget(keys.order(order.id), "attempts") == "1"
+    assert_at_rest(client)
 
 
-def test_without_waits_as_long_as_loads_they_make_each_other_s_void_until_they_give_up(
-    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stock, "LOAD_TRIES", 25)
-    monkeypatch.setattr(stock, "MOST_LOADERS", 0)
+def test_an_order_whose_row_somebody_holds_waits_alone(client: "redis.Redis") -> None:
+    held, other = a_sku(stock=10), a_sku(stock=10)
+    orders = accepted(client, an_order((held, 1)), an_order((other, 1)), an_order((other, 2), (held, 1)))
+    with psycopg.connect(settings.DATABASE_URL) as somebody:
+        somebody.execute("SELECT 1 FROM shop_product WHERE sku = %s FOR UPDATE", [held])
 
-    # Unless one of them has the time that it needs, by chance.
-    rounds = (loaded_by_eight_at_once(client) for _ in range(10))
-    assert any(isinstance(outcome, StoreUnavailable) for outcomes in rounds for outcome in outcomes)
+        outcomes = fulfil(orders, client=client, rules=Rules(lock_wait_s=0))
+
+        assert list(outcomes.values()) == [Busy(sku=held), Status.CONFIRMED, Busy(sku=held)]
+        assert client.exists(keys.lock(held), keys.lock(other)) == 0
+        assert client.hget(keys.order(orders[0].id), "attempts") == "0"
+    assert fulfil(orders, client=client)[orders[2].id] is Status.CONFIRMED
+    assert_at_rest(client)
 
 
 def test_an_order_for_an_unknown_sku_is_rejected_and_names_it(client: "redis.Redis") -> None:
@@ -480,19 +459,19 @@ def test_an_order_for_an_unknown_sku_is_rejected_and_names_it(client: "redis.Red
     reason = books.recorded([order.id])[order.id].reason
     assert reason is not None
     assert (reason.code, reason.lines) == (ReasonCode.UNKNOWN_SKU, (LineShortage(unknown, 2, 0),))
-    assert client.exists(keys.stock(unknown), keys.level(unknown)) == 0
+    assert client.exists(keys.stock(unknown), keys.version(unknown)) == 0
 
 
-def killed_by(killer: Order) -> Callable[[list[Decision]], object]:
+def killed_by(killer: Order) -> Callable[[list[Question]], object]:
     """Deciding, for a worker which dies when that order is in its hands."""
-    record = books.record
+    decide = books.decide
 
-    def record_or_die(decisions: list[Decision]) -> object:
-        if killer.id in {decision.order.id for decision in decisions}:
+    def decide_or_die(questions: list[Question]) -> object:
+        if killer.id in {question.order.id for question in questions}:
             raise Died
-        return record(decisions)
+        return decide(questions)
 
-    return record_or_die
+    return decide_or_die
 
 
 def test_an_order_that_kills_its_workers_is_given_up_when_it_can_be_at_work_no_more_and_frees_its_stock(
@@ -502,7 +481,7 @@ def test_an_order_that_kills_its_workers_is_given_up_when_it_can_be_at_work_no_m
     (order,) = accepted(client, an_order((sku, 8)))
     rules = Rules(max_attempts=3, attempt_ms=200)
     with monkeypatch.context() as fault:
-        fault.setattr(books, "record", killed_by(order))
+        fault.setattr(books, "decide", killed_by(order))
         for _ in range(3):
             with pytest.raises(Died):
                 fulfil([order], client=client, rules=rules)
@@ -523,14 +502,14 @@ def test_an_order_whose_last_attempt_is_at_work_is_not_given_up_by_a_copy_of_its
 ) -> None:
     sku = a_sku(stock=stock)
     (order,) = accepted(client, an_order((sku, 8)))
-    record, copies = books.record, []
+    decide, copies = books.decide, []
 
-    def meet_a_copy(decisions: list[Decision]) -> object:
-        monkeypatch.setattr(books, "record", record)
+    def meet_a_copy(questions: list[Question]) -> object:
+        monkeypatch.setattr(books, "decide", decide)
         copies.append(fulfil([order], client=client, rules=Rules(max_attempts=1)))
-        return record(decisions)
+        return decide(questions)
 
-    monkeypatch.setattr(books, "record", meet_a_copy)
+    monkeypatch.setattr(books, "decide", meet_a_copy)
 
     outcomes = fulfil([order], client=client, rules=Rules(max_attempts=1))
 
@@ -546,7 +525,7 @@ def test_an_order_that_shared_the_batches_of_one_that_kills_workers_makes_its_la
     sku = a_sku(stock=10)
     order, killer = accepted(client, an_order((sku, 2)), an_order((sku, 3)))
     in_company, alone = Rules(max_attempts=3, is_alone=False), Rules(max_attempts=3, attempt_ms=1)
-    monkeypatch.setattr(books, "record", killed_by(killer))
+    monkeypatch.setattr(books, "decide", killed_by(killer))
     for _ in range(2):
         with pytest.raises(Died):
             fulfil([order, killer], client=client, rules=in_company)
@@ -571,10 +550,10 @@ def test_a_store_that_is_away_costs_an_order_no_attempt(
     (order,) = accepted(client, an_order((sku, 8)))
     with monkeypatch.context() as fault:
 
-        def away(decisions: list[Decision]) -> object:
+        def away(questions: list[Question]) -> object:
             raise StoreUnavailable("PostgreSQL: gone")
 
-        fault.setattr(books, "record", away)
+        fault.setattr(books, "decide", away)
         for _ in range(5):
             with pytest.raises(StoreUnavailable):
                 fulfil([order], client=client, rules=Rules(max_attempts=2))
@@ -584,39 +563,16 @@ def test_a_store_that_is_away_costs_an_order_no_attempt(
     assert_at_rest(client)
 
 
-def test_an_order_whose_stock_cannot_be_loaded_costs_its_neighbours_no_attempt(
-    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sku = a_sku(stock=10)
-    stock.load(client, [sku])
-    orders = accepted(client, an_order((a_sku(stock=None), 1)), an_order((sku, 8)))
-    with monkeypatch.context() as fault:
-
-        def away(*_: object) -> object:
-            raise StoreUnavailable("PostgreSQL: gone")
-
-        fault.setattr(stock, "load", away)
-        for _ in range(5):
-            with pytest.raises(StoreUnavailable):
-                fulfil(orders, client=client, rules=Rules(max_attempts=2))
-    assert client.get(keys.lock(sku)) is None
-
-    outcomes = fulfil(orders, client=client, rules=Rules(max_attempts=2))
-
-    assert list(outcomes.values()) == [Status.REJECTED, Status.CONFIRMED]
-    assert_at_rest(client)
-
-
 def test_an_outage_turns_no_rejection_into_a_failure(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (order,) = accepted(client, an_order((a_sku(stock=1), 2)))
     with monkeypatch.context() as fault:
 
-        def away(decisions: list[Decision]) -> object:
+        def away(questions: list[Question]) -> object:
             raise StoreUnavailable("PostgreSQL: gone")
 
-        fault.setattr(books, "record", away)
+        fault.setattr(books, "decide", away)
         for _ in range(5):
             with pytest.raises(StoreUnavailable):
                 fulfil([order], client=client, rules=Rules(max_attempts=2))
@@ -666,22 +622,22 @@ def test_a_cancellation_of_a_queued_order_is_carried_out_unless_it_is_rejected_m
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch, moment: str, wanted: int, end: Status
 ) -> None:
     sku = a_sku(stock=10)
-    stock.load(client, [sku])
+    stock.refresh(client, [sku])
     (order,) = accepted(client, an_order((sku, wanted)))
-    record = books.record
+    decide = books.decide
 
     def request() -> None:
         client.hset(keys.order(order.id), "cancel", "1")
         client.zadd(keys.CANCELLATIONS, {order.id: 1})
 
-    def request_meanwhile(decisions: list[Decision]) -> object:
+    def request_meanwhile(questions: list[Question]) -> object:
         request()
-        return record(decisions)
+        return decide(questions)
 
     if moment == BEFORE:
         request()
     else:
-        monkeypatch.setattr(books, "record", request_meanwhile)
+        monkeypatch.setattr(books, "decide", request_meanwhile)
 
     outcomes = fulfil([order], client=client)
 

@@ -76,7 +76,7 @@ FRAGMENTS = [
         "rate:",
         "orders",
         "orders:open",
-        "reservations",
+        "epoch",
         "unacked",
     ),
     *(
@@ -388,7 +388,7 @@ def test_a_reason_is_itself_or_refused(shop: System, reason: str, delta: Any) ->
 
 def test_skus_that_look_like_keys_of_others_have_stock_of_their_own(shop: System) -> None:
     """A SKU may hold every sign that has a meaning in Redis, Lua and SQL: they are sold like any other."""
-    names = ["X:Y", "*", "a*", "{a}:b", "orders:open", "reservations", "[a-z]?", "%(id)s", "'; DROP TABLE x; --",
+    names = ["X:Y", "*", "a*", "{a}:b", "orders:open", "epoch", "[a-z]?", "%(id)s", "'; DROP TABLE x; --",
              "') redis.call('FLUSHALL') --", "$1", "\\0", '"', "a\\"]  # fmt: skip
     marked = [f"{name} {uuid.uuid4().hex[:6]}" for name in names]
     skus = [a_sku(stock=10, sku=sku) for sku in marked]
@@ -415,4 +415,4 @@ def test_no_value_made_a_key_of_its_own(shop: System, client: "redis.Redis") -> 
     wait_until(lambda: not redis_client().zcard(keys.OPEN_ORDERS), what="the order to be settled")
     made = {name for name in client.scan_iter(count=10_000) if "{" in name}
     owner = OrderRow.objects.get(id=answer.body["id"]).client
-    assert made == {keys.stock(sku), keys.level(sku), keys.idempotency(owner, key)}
+    assert made == {keys.stock(sku), keys.version(sku), keys.idempotency(owner, key)}

@@ -3,16 +3,15 @@
 Where a safeguard is missing, the same search has to find an order that ends badly: else it has not searched.
 """
 
-import json
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import pytest
 import redis
 
-from shop import fulfilment, keys, movements, stock
+from shop import fulfilment
+from shop.books import Intent, Question
 from shop.domain import Order
 from shop.fulfilment import Rules
 from tests import stock_stories, stories
@@ -56,11 +55,8 @@ def title(tell: Any) -> str:
     ids=title,
 )
 def test_in_every_order_of_calls_it_ends_well_and_does_not_need_the_locks(
-    search: Search, monkeypatch: pytest.MonkeyPatch, tell: Callable[..., stories.Story], rules: Rules
+    search: Search, tell: Callable[..., stories.Story], rules: Rules
 ) -> None:
-    if rules is NO_LOCKS:
-        monkeypatch.setattr(stock, "locks", lambda *_, **__: nullcontext())
-
     search(partial(tell, rules=rules)).assert_holds()
 
 
@@ -94,15 +90,12 @@ def test_in_every_order_of_calls_stock_that_moves_is_neither_made_nor_lost(
         partial(stories.cancelled_while_fulfilled, wanted=8, swept=True),
         stories.cancelled_by_two_workers,
         stories.looked_at_all_the_time,
-        partial(stories.taken_away_while_sold, rules=NO_LOCKS, swept=True),
-        stories.delivered_and_brought_along,
+        stories.delivered_and_published,
         partial(stories.one_movement_asked_for_twice, delta=5),
         partial(stories.one_movement_asked_for_twice, delta=-5),
-        stories.loaded_while_sold,
-        stories.loaded_while_taken_away,
-        stories.loaded_twice_while_confirmed,
-        stories.loaded_while_given_up,
-        stories.loaded_while_cancelled,
+        stories.published_while_sold,
+        stories.published_while_cancelled,
+        stories.taken_over_from_one_that_died,
         stories.lost_while_sold,
     ],
     ids=title,
@@ -114,8 +107,8 @@ def test_in_every_order_of_calls_it_ends_well(search: Search, tell: Tell) -> Non
 def test_the_search_tries_the_calls_to_each_store_in_every_order(search: Search) -> None:
     search(partial(stories.two_orders_for_eight_of_ten, rules=NO_LOCKS))
 
-    in_redis = {", ".join(call for call in told.split(", ") if "persist" not in call) for told in search.told}
-    in_the_books = {told.index("0 persist") < told.index("1 persist") for told in search.told}
+    in_redis = {", ".join(call for call in told.split(", ") if "decide" not in call) for told in search.told}
+    in_the_books = {told.index("0 decide") < told.index("1 decide") for told in search.told}
 
     assert in_redis == {
         "0 reserve, 0 settle, 1 reserve, 1 settle",
@@ -149,13 +142,6 @@ CONTROLS: list[tuple[str, str, str, str, Tell]] = [
         stories.a_lock_that_ran_out,
     ),
     (
-        "what is not spent is given back",
-        "settle.lua",
-        """#counted + 4) == '["' .. counted .. '",'""",
-        "#counted + 4) ~= ''",
-        stories.given_up_but_alive,
-    ),
-    (
         "a state never goes back",
         "settle.lua",
         "if not open and not (was == 'confirmed' and status == 'cancelled') then return {'kept', was} end",
@@ -163,46 +149,18 @@ CONTROLS: list[tuple[str, str, str, str, Tell]] = [
         partial(stories.cancelled_while_fulfilled, wanted=8),
     ),
     (
-        "a reservation is taken once",
-        "reserve.lua",
-        "held and 0 or last",
-        "last",
-        partial(stories.one_order_for_two_workers, rules=NO_LOCKS),
+        "an older version changes no counter",
+        "settle.lua",
+        "return of == epoch and tonumber(number) > tonumber(version)",
+        "return false",
+        stories.delivered_and_published,
     ),
     (
-        "a load begins again when a reservation ended under it",
-        "finish_load.lua",
-        "if not held or cjson.decode(held)[1] ~= ARGV[at + 1] then return 'changed' end",
-        "",
-        stories.loaded_while_given_up,
-    ),
-    (
-        "a load begins again when the level changed under it",
-        "sync_level.lua",
-        "  call('DEL', KEYS[1], KEYS[2])\n  return 'not_loaded'\nend\nlocal version",
-        "  return 'not_loaded'\nend\nlocal version",
-        stories.loaded_while_cancelled,
-    ),
-    (
-        "a load whose mark is gone is void",
-        "finish_load.lua",
-        "if call('HGET', KEYS[2], 'loading') ~= ARGV[1] then return 'changed' end",
-        "",
-        stories.loaded_while_cancelled,
-    ),
-    (
-        "an older stock level changes nothing",
-        "sync_level.lua",
-        "if tonumber(version) >= tonumber(ARGV[1]) then return 'current' end",
-        "",
-        stories.delivered_and_brought_along,
-    ),
-    (
-        "a withdrawal is part of its level",
-        "sync_level.lua",
-        "if free_of(counter) then call('INCRBY', counter, held[4]) end",
-        "",
-        partial(stock_stories.two_movements, deltas=(-3, -4)),
+        "an older version changes no counter",
+        "settle.lua",
+        "return of == epoch and tonumber(number) > tonumber(version)",
+        "return false",
+        stories.published_while_cancelled,
     ),
 ]
 
@@ -223,31 +181,20 @@ def test_without_its_safeguard_an_order_of_calls_is_found_that_ends_badly(
     assert search(tell).property_holds is False
 
 
-def test_reserving_without_a_script_is_found_to_promise_units_twice(
+def test_refusing_by_the_counter_alone_is_found_to_refuse_what_there_is(
     search: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def reserve_call_by_call(orders: list[Order], client: "redis.Redis", rules: Rules) -> list[list[Any]]:
-        (order,), (line,) = orders, orders[0].lines
-        free = int(client.get(keys.stock(line.sku)) or 0)
-        if free < line.quantity:
-            return [["short", line.sku, free]]
-        client.decrby(keys.stock(line.sku), line.quantity)
-        client.hset(keys.RESERVATIONS, order.id, json.dumps(["token", "0", line.sku, str(line.quantity)]))
-        return [["reserved", "token", order.id]]
+    """The units of the worker that died are off the counter, and nobody has bought them."""
+    reserve = fulfilment._must_ask_again
 
-    monkeypatch.setattr(fulfilment, "_run_reserve", reserve_call_by_call)
+    def believe_redis(order: Order, reply: list[Any], batch: Any, *rest: Any) -> bool:
+        if reply == ["short"]:
+            batch.questions.append(Question(order=order, intent=Intent.REJECTED))
+            return False
+        return reserve(order, reply, batch, *rest)
 
-    result = search(partial(stories.two_orders_for_eight_of_ten, rules=NO_LOCKS))
+    monkeypatch.setattr(fulfilment, "_must_ask_again", believe_redis)
 
-    assert result.property_holds is False
-    assert "books refused an order that Redis had reserved" in str(result.explanation)
-
-
-def test_taking_stock_away_without_a_reservation_is_found_to_take_what_is_promised(
-    search: Search, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(movements, "_withdraw", lambda *_: None)
-
-    result = search(partial(stories.taken_away_while_sold, rules=NO_LOCKS))
+    result = search(stories.taken_over_from_one_that_died)
 
     assert result.property_holds is False

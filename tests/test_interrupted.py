@@ -212,17 +212,6 @@ def test_workers_that_are_taken_for_dead_and_wake_up_change_nothing(
         assert_left(sku, 2)
 
 
-@dies_or_fails
-def test_a_load_that_is_interrupted_is_begun_again(system: System, points: FailPoints, action: str) -> None:
-    sku = a_sku(stock=10)
-
-    with points.armed("stock.before_finish_load", action):
-        orders = [placed(system, sku, 8), placed(system, sku, 8)]
-
-    assert ends(system, *orders) == ["confirmed", "rejected"]
-    assert_left(sku, 2)
-
-
 # --- the web --------------------------------------------------------------------------------------
 
 

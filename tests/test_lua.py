@@ -1,6 +1,5 @@
 """The Lua scripts one by one, and their headers held against their code."""
 
-import json
 import re
 import time
 import uuid
@@ -58,9 +57,9 @@ def test_a_script_that_answers_for_many_orders_does_so_in_one_text(name: str) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_script_is_one_verb_of_at_most_eighty_lines_without_randomness_or_time(name: str) -> None:
+def test_a_script_is_one_verb_of_at_most_a_hundred_lines_without_randomness_or_time(name: str) -> None:
     _, code = divided(name)
-    assert scripts.text(name).count("\n") <= 80
+    assert scripts.text(name).count("\n") <= 100
     assert not re.search(r"call\('(TIME|RANDOMKEY|SRANDMEMBER|KEYS|SCAN)'", code)
 
 
@@ -279,35 +278,41 @@ def reserve(
     attempts: int = 5,
     in_company: int | None = None,
     attempt_ms: int = 5000,
-    token: str = "",
+    call: str = "",
 ) -> Any:
     """Reserve for orders, each `(id, sku, units, sku, units, ...)`."""
-    args: list[Any] = [1000, ttl, attempts, attempts if in_company is None else in_company, attempt_ms, 2000]
+    args: list[Any] = [
+        *(call or uuid.uuid4().hex, ttl, attempts),
+        *(attempts if in_company is None else in_company, attempt_ms, 2000),
+    ]
     for order, *lines in orders:
-        args += [order, token or f"token-{uuid.uuid4().hex[:6]}", len(lines) // 2, *lines]
-    return scripts.run(client, "reserve", [keys.RESERVATIONS, keys.OPEN_ORDERS], args)
+        args += [order, len(lines) // 2, *lines]
+    return scripts.run(client, "reserve", [keys.OPEN_ORDERS], args)
 
 
 def settle(
-    client: "redis.Redis", *orders: tuple[str, str, str], locks: tuple[str, ...] = (), forget: str = ""
+    client: "redis.Redis",
+    *orders: tuple[str, str],
+    stock: tuple[tuple[str, int | str, int | str], ...] = (),
+    waiting: tuple[tuple[str, str], ...] = (),
+    locks: tuple[str, ...] = (),
 ) -> Any:
-    """Settle orders, each `(id, status, token)`."""
-    args: list[Any] = [100, len(orders)]
-    for order, status, token in orders:
-        args += [order, status, 3000, token, "", "f", forget]
-    names = [keys.RESERVATIONS, keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.SETTLED_CHANNEL]
+    """Settle orders, each `(id, status)`, publish stock, each `(sku, version, free)`; `waiting`: `(id, reserving call)`."""
+    args: list[Any] = [100, len(orders), len(stock), len(waiting)]
+    for order, status in orders:
+        args += [order, status, 3000, "", "f"]
+    for part in (*stock, *waiting):
+        args += part
+    names = [keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.EPOCH, keys.SETTLED_CHANNEL]
     return scripts.run(client, "settle", names, [*args, *locks])
 
 
-def test_reserve_takes_all_lines_their_locks_and_notes_what_it_took(client: "redis.Redis") -> None:
+def test_reserve_takes_the_units_of_all_lines_and_their_locks(client: "redis.Redis") -> None:
     queued(client, "a")
     client.mset({"estoque:x": 10, "estoque:y": 5})
 
-    ((word, token, owner, *locked),) = reserve(client, ("a", "x", 8, "y", 5))
-
-    assert (word, owner, locked) == ("reserved", "a", ["x", "y"])
+    assert reserve(client, ("a", "x", 8, "y", 5)) == [["reserved", "x", "y"]]
     assert client.mget("estoque:x", "estoque:y") == ["2", "0"]
-    assert json.loads(client.hget(keys.RESERVATIONS, "a") or "") == [token, "1000", "x", "8", "y", "5"]
     assert client.mget(keys.lock("x"), keys.lock("y")) == ["a", "a"]
     assert 0 < client.pttl(keys.lock("x")) <= 5000
 
@@ -316,19 +321,9 @@ def test_reserve_takes_nothing_when_one_line_is_short(client: "redis.Redis") -> 
     queued(client, "a")
     client.mset({"estoque:x": 10, "estoque:y": 4})
 
-    assert reserve(client, ("a", "x", 8, "y", 5)) == [["short", "y", "4"]]
+    assert reserve(client, ("a", "x", 8, "y", 5)) == [["short"]]
     assert client.mget("estoque:x", "estoque:y") == ["10", "4"]
-    assert client.exists(keys.RESERVATIONS, keys.lock("x"), keys.lock("y")) == 0
-
-
-def test_reserve_twice_takes_once_and_keeps_the_token(client: "redis.Redis") -> None:
-    queued(client, "a")
-    client.set("estoque:x", 10)
-
-    ((_, first, *_),) = reserve(client, ("a", "x", 8))
-    ((_, second, *_),) = reserve(client, ("a", "x", 8))
-
-    assert (first, client.get("estoque:x")) == (second, "2")
+    assert client.exists(keys.lock("x"), keys.lock("y")) == 0
 
 
 def test_reserve_leaves_no_partial_set_of_locks_behind_a_foreign_lock(client: "redis.Redis") -> None:
@@ -338,6 +333,15 @@ def test_reserve_leaves_no_partial_set_of_locks_behind_a_foreign_lock(client: "r
 
     assert reserve(client, ("a", "x", 1, "y", 1)) == [["busy", "y"]]
     assert client.mget(keys.lock("x"), keys.lock("y"), "estoque:x") == [None, "somebody", "10"]
+    assert client.hget(keys.order("a"), "attempts") is None
+
+
+def test_an_order_that_meets_a_lock_is_busy_and_never_short(client: "redis.Redis") -> None:
+    queued(client, "a")
+    client.mset({"estoque:x": 0, "estoque:y": 10})
+    client.set(keys.lock("y"), "somebody", px=1000)
+
+    assert reserve(client, ("a", "x", 1, "y", 1)) == [["busy", "y"]]
 
 
 def test_reserve_shares_a_lock_within_one_call_and_serves_the_first_order_first(
@@ -346,9 +350,7 @@ def test_reserve_shares_a_lock_within_one_call_and_serves_the_first_order_first(
     queued(client, "a", "b")
     client.set("estoque:x", 10)
 
-    first, second = reserve(client, ("a", "x", 8), ("b", "x", 8))
-
-    assert (first[0], second) == ("reserved", ["short", "x", "2"])
+    assert reserve(client, ("a", "x", 8), ("b", "x", 8)) == [["reserved", "x"], ["short"]]
     assert client.get(keys.lock("x")) == "a"
 
 
@@ -356,46 +358,55 @@ def test_reserve_gives_each_order_of_one_call_what_those_before_it_left(client: 
     queued(client, "a", "b", "c")
     client.mset({"estoque:x": 10, "estoque:y": 1})
 
-    a, b, again, c = reserve(
-        client, ("a", "x", 4), ("b", "x", 5, "y", 1), ("a", "x", 4), ("c", "x", 2, "y", 1)
-    )
+    replies = reserve(client, ("a", "x", 4), ("b", "x", 5, "y", 1), ("c", "x", 1, "y", 1))
 
-    assert (a[0], a[2:], b[0], b[2:]) == ("reserved", ["a", "x"], "reserved", ["b", "y"])
-    assert again == ["reserved", a[1], "a"], "what it has, and no lock twice"
-    assert c == ["short", "x", "1", "y", "0"]
+    assert replies == [["reserved", "x"], ["reserved", "y"], ["short"]]
     assert client.mget("estoque:x", "estoque:y") == ["1", "0"]
-    assert client.hmget(keys.order("a"), "attempts") == ["2"]
-    assert set(client.hkeys(keys.RESERVATIONS)) == {"a", "b"}
 
 
 def test_a_call_takes_as_many_orders_as_its_header_says(client: "redis.Redis") -> None:
     many = [f"order-{n}" for n in range(1_000)]
-    client.mset({f"estoque:{order}-{line}": 1 for order in many for line in "xyz"})
+    skus = [f"{order}-{line}" for order in many for line in "xyz"]
+    client.mset({f"estoque:{sku}": 1 for sku in skus})
 
     accepted = accept_together(client, *((order, order, "f") for order in many), limit=1_000)
     reserved = reserve(
         client, *((order, f"{order}-x", 1, f"{order}-y", 1, f"{order}-z", 1) for order in many)
     )
-    locks = [part for _, _, owner, *skus in reserved for sku in skus for part in (sku, owner)]
-    settled = settle(client, *((order, "failed", "") for order in many), locks=tuple(locks))
+    locks = [
+        part
+        for order, (_, *held) in zip(many, reserved, strict=True)
+        for sku in held
+        for part in (sku, order)
+    ]
+    settled = settle(
+        client,
+        *((order, "failed") for order in many),
+        stock=tuple((sku, 2, 7) for sku in skus),
+        locks=tuple(locks),
+    )
 
     assert accepted == [["accepted"]] * 1_000
     assert {reply[0] for reply in reserved} == {"reserved"}
     assert settled == [["settled"]] * 1_000
-    assert client.exists(keys.OPEN_ORDERS, keys.RESERVATIONS, keys.lock("order-999-z")) == 0
-    assert client.get("estoque:order-999-z") == "1"
+    assert client.exists(keys.OPEN_ORDERS, keys.lock("order-999-z")) == 0
+    assert client.mget("estoque:order-999-z", "version:order-999-z") == ["7", "0:2"]
 
 
-@pytest.mark.parametrize("counter", [None, "1e3", "abc", "", "9007199254740993", " 5", "007", "-0"])
-def test_reserve_trusts_no_counter_that_is_not_a_plain_integer(
+NO_NUMBERS = ["1e3", "abc", "", "9007199254740993", " 5", "007", "-0", "--5", "12.5", "\u00b2"]
+
+
+@pytest.mark.parametrize("counter", [None, *NO_NUMBERS])
+def test_reserve_takes_nothing_off_a_counter_that_is_no_plain_integer_and_goes_on(
     client: "redis.Redis", counter: str | None
 ) -> None:
     queued(client, "a")
+    client.set("estoque:y", 10)
     if counter is not None:
         client.set("estoque:x", counter)
 
-    assert reserve(client, ("a", "x", 1)) == [["not_loaded", "x"]]
-    assert client.get("estoque:x") == counter
+    assert reserve(client, ("a", "x", 1, "y", 1)) == [["reserved", "x", "y"]]
+    assert client.mget("estoque:x", "estoque:y") == [counter, "9"]
 
 
 def test_reserve_knows_orders_that_ended_were_lost_cancelled_or_tried_too_often(
@@ -437,156 +448,104 @@ def test_reserve_leaves_the_last_attempt_of_an_order_to_be_made_alone(client: "r
 
     a, b = reserve(client, ("a", "x", 1), ("b", "x", 1), in_company=4)
 
-    assert (a, b[0]) == (["held"], "reserved")
+    assert (a, b) == (["held"], ["reserved", "x"])
     assert client.hget(keys.order("a"), "attempts") == "4"
-    assert (client.get("estoque:x"), client.hkeys(keys.RESERVATIONS)) == ("9", ["b"])
+    assert client.get("estoque:x") == "9"
     client.delete(keys.lock("x"))
-    assert reserve(client, ("a", "x", 1))[0][0] == "reserved"
+    assert reserve(client, ("a", "x", 1)) == [["reserved", "x"]]
 
 
 def test_reserve_counts_no_attempt_when_it_is_asked_again_because_its_answer_was_lost(
     client: "redis.Redis",
 ) -> None:
-    queued(client, "a", "b")
-    client.set("estoque:x", 10)
-
-    first = reserve(client, ("a", "x", 1), token="the same", attempts=1)
-
-    assert reserve(client, ("a", "x", 1), token="the same", attempts=1) == first
-    assert (client.get("estoque:x"), client.hget(keys.order("a"), "attempts")) == ("9", "1")
-
-
-def test_settle_spends_the_reservation_of_a_confirmed_order_and_ends_its_record(
-    client: "redis.Redis",
-) -> None:
     queued(client, "a")
     client.set("estoque:x", 10)
-    ((_, token, *_),) = reserve(client, ("a", "x", 8))
 
-    assert settle(client, ("a", "confirmed", token), locks=("x", "a")) == [["settled"]]
-    assert client.get("estoque:x") == "2"
-    assert client.exists(keys.RESERVATIONS, keys.lock("x"), keys.OPEN_ORDERS) == 0
+    replies = [reserve(client, ("a", "x", 1), call="the same", attempts=1) for _ in range(2)]
+
+    assert replies == [[["reserved", "x"]]] * 2
+    assert client.hget(keys.order("a"), "attempts") == "1"
+
+
+def test_settle_takes_back_the_attempt_of_an_order_that_must_wait_once(client: "redis.Redis") -> None:
+    queued(client, "a")
+    for call in ("first", "second"):
+        reserve(client, ("a", "x", 1), call=call)
+
+    for _ in range(2):
+        settle(client, waiting=(("a", "second"), ("nobody", "second")))
+
+    assert client.hget(keys.order("a"), "attempts") == "1"
+    assert client.exists(keys.order("nobody")) == 0
+
+
+def test_settle_ends_the_record_of_an_order_and_shows_what_postgresql_has(client: "redis.Redis") -> None:
+    queued(client, "a")
+    client.set("estoque:x", 10)
+    reserve(client, ("a", "x", 8))
+
+    assert settle(client, ("a", "confirmed"), stock=(("x", 2, 3),), locks=("x", "a")) == [["settled"]]
+    assert client.mget("estoque:x", keys.version("x")) == ["3", "0:2"]
+    assert client.exists(keys.lock("x"), keys.OPEN_ORDERS) == 0
     assert client.hget(keys.order("a"), "status") == "confirmed"
     assert 0 < client.ttl(keys.order("a")) <= 100
 
 
-def test_settle_gives_units_back_once_when_the_order_was_not_confirmed(client: "redis.Redis") -> None:
-    queued(client, "a")
-    client.set("estoque:x", 10)
-    reserve(client, ("a", "x", 8))
+def test_stock_that_is_published_late_twice_or_out_of_order_ends_the_same(client: "redis.Redis") -> None:
+    for version, free in ((3, 25), (2, 20), (3, 25), (1, 10)):
+        settle(client, stock=(("x", version, free),))
 
-    assert settle(client, ("a", "failed", "")) == [["settled"]]
-    assert settle(client, ("a", "failed", "")) == [["kept", "failed"]]
-    assert client.get("estoque:x") == "10"
+    assert client.mget("estoque:x", keys.version("x")) == ["25", "0:3"]
 
 
-def test_settle_does_nothing_where_a_reservation_cannot_be_read(client: "redis.Redis") -> None:
-    queued(client, "a", "b")
-    client.set("estoque:x", 10)
-    reserve(client, ("a", "x", 8))
-    client.hset(keys.RESERVATIONS, "b", "no reservation")
-    both = (("a", "failed", ""), ("b", "failed", ""))
+def test_stock_of_the_same_version_is_written_over_what_somebody_edited(client: "redis.Redis") -> None:
+    settle(client, stock=(("x", 3, 25),))
+    client.set("estoque:x", 32)
 
-    with pytest.raises(redis.ResponseError):
-        settle(client, *both)
-    untouched = (
-        client.get("estoque:x"),
-        client.hget(keys.order("a"), "status"),
-        client.hlen(keys.RESERVATIONS),
-    )
+    settle(client, stock=(("x", 3, 25),))
 
-    assert untouched == ("2", "queued", 2)
-    assert settle(client, both[0]) == [["settled"]]
-    assert (client.get("estoque:x"), client.zrange(keys.OPEN_ORDERS, 0, -1)) == ("10", ["b"])
+    assert client.get("estoque:x") == "25"
 
 
-def test_settle_adds_nothing_to_a_counter_that_is_not_loaded(client: "redis.Redis") -> None:
-    queued(client, "a")
-    client.set("estoque:x", 10)
-    reserve(client, ("a", "x", 8))
-    client.delete("estoque:x")
+@pytest.mark.parametrize("epoch", [None, "4", "garbage"])
+def test_a_version_of_another_epoch_is_an_old_one(client: "redis.Redis", epoch: str | None) -> None:
+    client.mset({"estoque:x": 99, keys.version("x"): "3:1000"})
+    if epoch:
+        client.set(keys.EPOCH, epoch)
 
-    settle(client, ("a", "failed", ""))
+    settle(client, stock=(("x", 2, 20),))
 
-    assert client.exists("estoque:x") == 0
-
-
-NO_NUMBERS = ["many", "", "1e3", "12.5", "9" * 16, "007", "-0"]
+    assert client.mget("estoque:x", keys.version("x")) == ["20", f"{epoch or 0}:2"]
 
 
-@pytest.mark.parametrize("counter", NO_NUMBERS)
-def test_a_counter_that_is_no_number_keeps_no_order_from_its_end(client: "redis.Redis", counter: str) -> None:
-    queued(client, "a")
-    client.set("estoque:x", 10)
-    reserve(client, ("a", "x", 8))
-    client.set("estoque:x", counter)
-
-    assert settle(client, ("a", "failed", "")) == [["settled"]]
-
-    assert client.get("estoque:x") == counter
-    assert client.hlen(keys.RESERVATIONS) == 0
-
-
-@pytest.mark.parametrize("counter", NO_NUMBERS)
-@pytest.mark.parametrize(
-    "how", ["its level comes", "nobody stands behind it", "its key comes for another SKU"]
-)
-def test_a_counter_that_is_no_number_keeps_no_movement_from_its_end(
-    client: "redis.Redis", counter: str, how: str
+@pytest.mark.parametrize("counter", [*NO_NUMBERS, ["a list"]])
+@pytest.mark.parametrize("name", [keys.stock("x"), keys.version("x")])
+def test_whatever_somebody_has_put_under_a_counter_or_its_version_is_written_over(
+    client: "redis.Redis", name: str, counter: str | list[str]
 ) -> None:
-    client.mset({"estoque:x": 10, "estoque:y": 10})
-    client.hset(keys.level("x"), mapping={"version": 1, "units": 10})
-    scripts.run(client, "withdraw", [keys.stock("x"), keys.RESERVATIONS], ["m", "t", 1, "x", 4])
-    client.set("estoque:x", counter)
+    client.rpush(name, *counter) if isinstance(counter, list) else client.set(name, counter)
 
-    match how:
-        case "its level comes":
-            assert sync(client, 2, 6, "m") == "not_loaded"
-            assert client.exists("estoque:x", keys.level("x")) == 0
-        case "nobody stands behind it":
-            assert scripts.run(client, "give_back", [keys.RESERVATIONS], ["m", "t"]) == "given_back"
-        case _:
-            names = [keys.stock("y"), keys.RESERVATIONS]
-            assert scripts.run(client, "withdraw", names, ["m", "t", 1, "y", 4]) == ["reserved", 6]
-            assert client.get("estoque:x") == counter
+    settle(client, stock=(("x", 2, 20),))
+
+    assert client.mget("estoque:x", keys.version("x")) == ["20", "0:2"]
 
 
-@pytest.mark.parametrize("counter", NO_NUMBERS)
-def test_a_level_makes_a_counter_that_is_no_number_be_loaded_again(
-    client: "redis.Redis", counter: str
-) -> None:
-    client.set("estoque:x", counter)
-    client.hset(keys.level("x"), mapping={"version": 1, "units": 10})
+def test_a_sku_that_postgresql_does_not_know_has_no_counter(client: "redis.Redis") -> None:
+    client.mset({"estoque:x": 5, keys.version("x"): "0:1"})
 
-    assert sync(client, 2, 15) == "not_loaded"
-    assert client.exists("estoque:x", keys.level("x")) == 0
+    settle(client, stock=(("x", "", ""),))
+
+    assert client.exists("estoque:x", keys.version("x")) == 0
 
 
 def test_settle_never_takes_a_state_back_but_for_cancelling(client: "redis.Redis") -> None:
     queued(client, "a")
 
     replies = [
-        settle(client, ("a", status, ""))[0] for status in ("confirmed", "rejected", "cancelled", "confirmed")
+        settle(client, ("a", status))[0] for status in ("confirmed", "rejected", "cancelled", "confirmed")
     ]
 
     assert replies == [["settled"], ["kept", "confirmed"], ["settled"], ["kept", "cancelled"]]
-
-
-@pytest.mark.parametrize("held", [None, '["another token","1","x","8"]'])
-def test_settle_does_nothing_where_redis_lost_the_reservation_until_that_is_accepted(
-    client: "redis.Redis", held: str | None
-) -> None:
-    queued(client, "a")
-    client.set(keys.stock("x"), 2)
-    client.hset(keys.level("x"), "version", 1)
-    if held:
-        client.hset(keys.RESERVATIONS, "a", held)
-
-    assert settle(client, ("a", "confirmed", "token")) == [["lost"]]
-    assert client.hget(keys.order("a"), "status") == "queued"
-    assert client.get(keys.stock("x")) == "2"
-    assert settle(client, ("a", "confirmed", "token"), forget='["x"]') == [["settled"]]
-    assert client.exists(keys.RESERVATIONS, keys.stock("x"), keys.level("x")) == 0
 
 
 def test_settle_publishes_no_confirmation_of_an_order_that_was_cancelled_meanwhile(
@@ -595,7 +554,7 @@ def test_settle_publishes_no_confirmation_of_an_order_that_was_cancelled_meanwhi
     queued(client, "a")
     client.hset(keys.order("a"), "cancel", "1")
 
-    assert settle(client, ("a", "confirmed", "")) == [["cancel_requested"]]
+    assert settle(client, ("a", "confirmed")) == [["cancel_requested"]]
     assert client.hget(keys.order("a"), "status") == "queued"
 
 
@@ -605,7 +564,7 @@ def test_settle_publishes_an_end_that_no_cancellation_replaces(client: "redis.Re
     client.hset(keys.order("a"), "cancel", "1")
     client.zadd(keys.CANCELLATIONS, {"a": 1})
 
-    assert settle(client, ("a", end, "")) == [["settled"]]
+    assert settle(client, ("a", end)) == [["settled"]]
     assert client.hmget(keys.order("a"), "status", "cancel") == [end, None]
     assert client.exists(keys.CANCELLATIONS) == 0
 
@@ -618,7 +577,7 @@ def test_settle_releases_only_its_own_locks_and_tells_who_waits(client: "redis.R
         heard.subscribe(keys.SETTLED_CHANNEL)
         heard.get_message(timeout=1)
 
-        settle(client, ("a", "confirmed", ""), ("b", "rejected", ""), locks=("x", "a", "y", "a"))
+        settle(client, ("a", "confirmed"), ("b", "rejected"), locks=("x", "a", "y", "a"))
 
         message = heard.get_message(timeout=1)
     assert message is not None
@@ -714,120 +673,3 @@ def test_request_cancel_takes_the_books_word_for_an_order_redis_forgot(client: "
         scripts.run(client, "request_cancel", names, ["a", "shop", 1, "message", "confirmed"]) == "requested"
     )
     assert client.lrange(QUEUE, 0, -1) == ["message"]
-
-
-def load(client: "redis.Redis", *args: Any) -> Any:
-    """Finish a load of SKU x under the nonce `n`."""
-    return scripts.run(
-        client, "finish_load", [keys.stock("x"), keys.level("x"), keys.RESERVATIONS], list(args)
-    )
-
-
-def test_a_load_tells_open_reservations_and_writes_counter_and_level(client: "redis.Redis") -> None:
-    client.hset(keys.RESERVATIONS, "a", '["t","1","x","8","y","1"]')
-    client.set("estoque:y", 5)
-
-    begun = scripts.run(client, "begin_load", [keys.RESERVATIONS], ["n", "x", "y"])
-
-    assert begun == [["x"], ["a", "t", "x", "8"]]
-    assert load(client, "n", 2, 7, 10, "a", "t") == "loaded"
-    assert client.get("estoque:x") == "2"
-    assert client.hgetall(keys.level("x")) == {"version": "7", "units": "10"}
-    assert load(client, "n", 2, 7, 10) == "present"
-
-
-@pytest.mark.parametrize("change", ["another load", "the reservation ended", "the reservation was made anew"])
-def test_a_load_begins_again_when_anything_changed(client: "redis.Redis", change: str) -> None:
-    client.hset(keys.RESERVATIONS, "a", '["t","1","x","8"]')
-    scripts.run(client, "begin_load", [keys.RESERVATIONS], ["n", "x"])
-    match change:
-        case "another load":
-            scripts.run(client, "begin_load", [keys.RESERVATIONS], ["m", "x"])
-        case "the reservation ended":
-            client.hdel(keys.RESERVATIONS, "a")
-        case _:
-            client.hset(keys.RESERVATIONS, "a", '["u","2","x","8"]')
-
-    assert load(client, "n", 2, 7, 10, "a", "t") == "changed"
-    assert client.exists("estoque:x") == 0
-
-
-def sync(client: "redis.Redis", version: int, units: int, reservation: str = "") -> Any:
-    """Bring SKU x to a level."""
-    names = [keys.stock("x"), keys.level("x"), keys.RESERVATIONS]
-    return scripts.run(client, "sync_level", names, [version, units, reservation])
-
-
-def test_levels_applied_late_twice_or_out_of_order_end_the_same(client: "redis.Redis") -> None:
-    client.set("estoque:x", 4)
-    client.hset(keys.level("x"), mapping={"version": 1, "units": 10})
-
-    replies = [sync(client, 3, 25), sync(client, 2, 20), sync(client, 3, 25)]
-
-    assert replies == ["synced", "current", "current"]
-    assert client.get("estoque:x") == "19"
-
-
-def test_a_level_never_takes_units_that_are_reserved(client: "redis.Redis") -> None:
-    client.set("estoque:x", 4)
-    client.hset(keys.level("x"), mapping={"version": 1, "units": 10})
-
-    assert sync(client, 2, 5) == "later"
-    assert client.get("estoque:x") == "4"
-
-
-def test_a_level_without_a_counter_or_with_an_unknown_past_leaves_loading_to_the_next_user(
-    client: "redis.Redis",
-) -> None:
-    assert sync(client, 2, 5) == "not_loaded"
-    client.set("estoque:x", 4)
-    assert sync(client, 2, 5) == "not_loaded"
-    assert client.exists("estoque:x") == 0
-
-
-def test_a_movement_withdraws_once_and_its_level_gives_the_units_back_first(client: "redis.Redis") -> None:
-    client.set("estoque:x", 10)
-    client.hset(keys.level("x"), mapping={"version": 1, "units": 10})
-    names = [keys.stock("x"), keys.RESERVATIONS]
-
-    replies = [scripts.run(client, "withdraw", names, ["m", "t", 1, "x", 4]) for _ in range(2)]
-
-    assert replies == [["reserved", 6], ["reserved", 6]]
-    assert scripts.run(client, "withdraw", names, ["other", "t", 1, "x", 7]) == ["short", 6]
-    assert sync(client, 2, 6, "m") == "synced"
-    assert (client.get("estoque:x"), client.exists(keys.RESERVATIONS)) == ("6", 0)
-    client.delete("estoque:x")
-    assert scripts.run(client, "withdraw", names, ["m", "t", 1, "x", 4]) == ["not_loaded"]
-
-
-def test_give_back_returns_units_once_and_only_those_of_the_token(client: "redis.Redis") -> None:
-    client.set("estoque:x", 2)
-    client.hset(keys.RESERVATIONS, "a", '["t","1","x","8"]')
-
-    replies = [
-        scripts.run(client, "give_back", [keys.RESERVATIONS], ["a", token]) for token in ("u", "t", "t")
-    ]
-
-    assert (replies, client.get("estoque:x")) == (["none", "given_back", "none"], "10")
-
-
-def test_unload_forgets_counter_and_level(client: "redis.Redis") -> None:
-    client.set("estoque:x", 2)
-    client.hset(keys.level("x"), "version", 1)
-
-    assert scripts.run(client, "unload", [], ["x"]) == "unloaded"
-    assert client.exists("estoque:x", keys.level("x")) == 0
-
-
-def test_locks_are_taken_together_and_released_only_by_their_holder(client: "redis.Redis") -> None:
-    names = [keys.lock("x"), keys.lock("y")]
-    client.set(keys.lock("y"), "somebody", px=1000)
-
-    assert scripts.run(client, "lock", names, ["a", 5000]) == "busy"
-    assert client.get(keys.lock("x")) is None
-    client.delete(keys.lock("y"))
-    assert scripts.run(client, "lock", names, ["a", 5000]) == "taken"
-    assert scripts.run(client, "lock", names, ["a", 5000]) == "taken"
-    client.set(keys.lock("y"), "somebody", px=1000)
-    assert scripts.run(client, "unlock", names, ["a"]) == "released"
-    assert client.mget(names) == [None, "somebody"]

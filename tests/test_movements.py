@@ -3,16 +3,28 @@
 import uuid
 from dataclasses import replace
 from threading import Thread
-from typing import Any
 
+import psycopg
 import pytest
 import redis
-from django.db import transaction
+from django.conf import settings
+from django.db import connection, transaction
 
-from shop import movements, stock
+from shop import keys, movements, stock
+from shop.domain import Status
+from shop.fulfilment import fulfil
 from shop.movements import KeyReused, Movement
 from shop.stores import StoreUnavailable
-from tests.builders import a_sku, assert_at_rest, at_once, free_in_redis, somebody_waits_for_us, wait_until
+from tests.builders import (
+    a_sku,
+    accepted,
+    an_order,
+    assert_at_rest,
+    at_once,
+    free_in_redis,
+    somebody_waits_for_us,
+    wait_until,
+)
 
 
 def move(
@@ -31,58 +43,45 @@ def move(
     )
 
 
-@pytest.mark.usefixtures("locks")
-def test_a_load_between_the_books_and_redis_counts_a_withdrawal_once(
-    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_movement_that_can_t_be_written_takes_nothing_and_refuses_no_order(client: "redis.Redis") -> None:
     sku = a_sku(stock=10)
-    stock.load(client, [sku])
-    sync_levels = stock.sync_levels
+    stock.refresh(client, [sku])
+    with psycopg.connect(settings.DATABASE_URL) as somebody:
+        somebody.execute("SELECT 1 FROM shop_product WHERE sku = %s FOR UPDATE", [sku])
+        with connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = 100")
+        with pytest.raises(StoreUnavailable):  # which opens a new connection
+            move(client, sku, -9)
+    (order,) = accepted(client, an_order((sku, 10)))
 
-    def sync_after_a_load(*args: Any, **kwargs: Any) -> None:
-        stock.unload(client, [sku])
-        stock.load(client, [sku])
-        sync_levels(*args, **kwargs)
-
-    monkeypatch.setattr(stock, "sync_levels", sync_after_a_load)
-
-    move(client, sku, -4)
-
-    assert free_in_redis(client, sku) == 6
+    assert fulfil([order], client=client) == {order.id: Status.CONFIRMED}
     assert_at_rest(client)
 
 
-@pytest.mark.usefixtures("locks")
-def test_a_key_whose_withdrawal_died_moves_no_units_between_skus(
-    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second, request = a_sku(stock=10), a_sku(stock=10), str(uuid.uuid4())
-    stock.load(client, [first, second])
-    with monkeypatch.context() as fault:
-        rows = movements.rows
+def test_a_movement_waits_for_no_lock_of_an_order(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+    client.set(keys.lock(sku), "an order", px=5000)
 
-        def die(name: str, **parameters: Any) -> Any:
-            if name == "move":
-                raise StoreUnavailable("PostgreSQL: gone")
-            return rows(name, **parameters)
+    outcome = move(client, sku, -4)
 
-        fault.setattr(movements, "rows", die)
-        with pytest.raises(StoreUnavailable):
-            move(client, first, -5, request)
+    assert isinstance(outcome, movements.Movement)
+    assert (outcome.available, free_in_redis(client, sku)) == (6, 6)
 
-    move(client, second, +1, request)
 
-    assert (free_in_redis(client, first), free_in_redis(client, second)) == (10, 11)
+def test_a_movement_takes_nothing_that_is_confirmed(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+    fulfil(accepted(client, an_order((sku, 7))), client=client)
+
+    assert move(client, sku, -4) == movements.Insufficient(3)
     assert_at_rest(client)
 
 
-@pytest.mark.usefixtures("locks")
 @pytest.mark.parametrize("round_", range(10))
 def test_copies_of_one_withdrawal_of_everything_all_hear_that_it_was_made(
     client: "redis.Redis", round_: int
 ) -> None:
     sku, request = a_sku(stock=5), str(uuid.uuid4())
-    stock.load(client, [sku])
+    stock.refresh(client, [sku])
 
     outcomes = at_once(*(lambda: move(client, sku, -5, request) for _ in range(4)))
 
@@ -115,7 +114,7 @@ def test_copies_of_a_movement_under_two_ids_take_turns_and_count_once(
     client: "redis.Redis", delta: int
 ) -> None:
     sku, old, new = a_sku(stock=10), str(uuid.uuid4()), str(uuid.uuid4())
-    stock.load(client, [sku])
+    stock.refresh(client, [sku])
     outcomes: list[object] = []
     copy = Thread(target=lambda: outcomes.extend(at_once(lambda: move(client, sku, delta, new, old))))
 

@@ -88,7 +88,7 @@ def works_for(
 def orders_of_the_owner(client: "redis.Redis") -> list[str]:
     """Ids of orders: queued; ended, in both stores; ended, and in the books alone."""
     sku = a_sku(stock=100)
-    stock.load(client, [sku])
+    stock.refresh(client, [sku])
     orders = accepted(client, *(an_order((sku, 1), client=OWNER) for _ in range(3)))
     fulfil(orders[1:], client=client)
     client.delete(keys.order(orders[2].id))

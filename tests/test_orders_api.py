@@ -233,7 +233,7 @@ def test_a_rejected_order_cannot_be_cancelled_and_an_unknown_one_is_not_found(sy
 
 def test_orders_cancelled_while_they_are_placed_end_cancelled_and_keep_nothing(system: System) -> None:
     sku = a_sku(stock=1000)
-    stock.load(redis_client(), [sku])
+    stock.refresh(redis_client(), [sku])
     orders = []
 
     def place_and_cancel() -> None:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from django.utils import timezone
 
-from shop import intake, keys, scripts, stock, sweeper
+from shop import intake, stock, sweeper
 from shop.clients import create_key
 from shop.models import Product, StockMovement
 from shop.stores import redis_client, rows
@@ -155,30 +155,18 @@ def test_withdrawals_and_deliveries_during_a_sale_keep_every_unit_accounted_for(
     assert_at_rest(redis_client())
 
 
-def test_a_movement_whose_process_died_before_redis_heard_is_brought_along_by_the_sweeper(
+def test_a_movement_whose_process_died_before_redis_heard_is_published_by_the_sweeper(
     system: System,
 ) -> None:
     sku = a_sku(stock=10)
-    stock.load(redis_client(), [sku])
+    stock.refresh(redis_client(), [sku])
     rows("move", request=str(uuid.uuid4()), client="c", sku=sku, delta=5, reason="delivery")
     before = free_in_redis(redis_client(), sku)
     Product.objects.filter(sku=sku).update(changed_at=timezone.now() - timedelta(seconds=5))
 
-    sweeper.sync_recent_levels(redis_client())
+    sweeper.publish_recent_stock(redis_client())
 
     assert (before, free_in_redis(redis_client(), sku)) == (10, 15)
-
-
-def test_a_movement_behind_a_lock_that_stays_is_put_off_and_takes_nothing(system: System) -> None:
-    sku = a_sku(stock=10)
-    stock.load(redis_client(), [sku])
-    redis_client().set(keys.lock(sku), "somebody", px=5000)
-
-    answer = move(system, sku, -4)
-
-    assert (answer.status, "Retry-After" in answer.headers) == (503, True)
-    assert free_in_redis(redis_client(), sku) == 10
-    redis_client().delete(keys.lock(sku))
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=501", "limit=ten", "cursor=%21", "cursor=IA", "q=%00"])
@@ -211,10 +199,7 @@ def test_a_movement_whose_process_died_is_finished_by_its_next_copy(
     sku, key, owner = a_sku(stock=10), uuid.uuid4().hex, f"mover-{uuid.uuid4().hex[:8]}"
     api_key = create_key(owner, ["stock"])
     request = intake.derived_id("stock movement", owner, key)
-    stock.load(redis_client(), [sku])
-    if delta < 0:
-        names = [keys.stock(sku), keys.RESERVATIONS]
-        scripts.run(redis_client(), "withdraw", names, [request, "token", 0, sku, -delta])
+    stock.refresh(redis_client(), [sku])
     if died == "after the books":
         rows("move", request=request, client=owner, sku=sku, delta=delta, reason="delivery")
 

@@ -26,16 +26,58 @@ def test_what_agrees_is_not_mentioned(client: "redis.Redis") -> None:
     assert about(reconciliation.reconcile(client, ledger=True), sku) == []
 
 
-def test_a_counter_edited_by_hand_is_told_and_never_mended_by_itself(client: "redis.Redis") -> None:
+EDITED = "the counter was edited, or units of an order that is gone are still off it"
+NO_NUMBER = "the counter is no number"
+
+
+@pytest.mark.parametrize(
+    ("counter", "cause"),
+    [
+        ("17", EDITED),
+        ("7", EDITED),
+        ("--5", NO_NUMBER),
+        ("007", NO_NUMBER),
+        ("\u00b2", NO_NUMBER),
+        ("many", NO_NUMBER),
+        (["a list"], NO_NUMBER),
+    ],
+)
+def test_a_counter_that_somebody_edited_is_reported_and_repaired_when_asked(
+    client: "redis.Redis", counter: str | list[str], cause: str
+) -> None:
     sku = a_sku(stock=10)
-    stock.load(client, [sku])
-    client.set(keys.stock(sku), 12)
+    stock.refresh(client, [sku])
+    client.delete(keys.stock(sku))
+    client.rpush(keys.stock(sku), *counter) if isinstance(counter, list) else client.set(
+        keys.stock(sku), counter
+    )
 
-    report = reconciliation.reconcile(client, repair=True)
+    reported = about(reconciliation.reconcile(client), sku)
+    repaired = about(reconciliation.reconcile(client, repair=True), sku)
 
-    (difference,) = about(report, sku)
-    assert (difference.cause, difference.mended, report.clean) == ("", False, False)
-    assert free_in_redis(client, sku) == 12
+    assert [(each.cause, each.mended) for each in reported + repaired] == [(cause, False), (cause, True)]
+    assert free_in_redis(client, sku) == 10
+    assert about(reconciliation.reconcile(client), sku) == []
+
+
+def test_a_version_that_postgresql_does_not_have_is_reported_and_repaired(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+    client.mset({keys.stock(sku): 25, keys.version(sku): "0:1000"})
+
+    (reported,) = about(reconciliation.reconcile(client), sku)
+    reconciliation.reconcile(client, repair=True)
+
+    assert reported.cause == "PostgreSQL went back"
+    assert free_in_redis(client, sku) == 10
+
+
+def test_units_of_an_order_whose_worker_died_are_no_difference(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+    stock.refresh(client, [sku])
+    accepted(client, an_order((sku, 4)))
+    client.decrby(keys.stock(sku), 4)
+
+    assert about(reconciliation.reconcile(client, repair=True), sku) == []
 
 
 def test_the_session_s_own_time_out_is_as_it_was_after_a_reconcile(client: "redis.Redis") -> None:
@@ -51,9 +93,9 @@ def test_the_session_s_own_time_out_is_as_it_was_after_a_reconcile(client: "redi
     assert found == ("1234ms",)
 
 
-def test_an_operator_can_have_a_sku_loaded_afresh(client: "redis.Redis") -> None:
+def test_an_operator_can_have_a_sku_published_again(client: "redis.Redis") -> None:
     sku = a_sku(stock=10)
-    stock.load(client, [sku])
+    stock.refresh(client, [sku])
     client.set(keys.stock(sku), 12)
 
     call_command("reconcile", "--reload", sku)
@@ -63,7 +105,7 @@ def test_an_operator_can_have_a_sku_loaded_afresh(client: "redis.Redis") -> None
 
 def test_a_movement_that_did_not_reach_redis_is_explained_and_mended(client: "redis.Redis") -> None:
     sku = a_sku(stock=10)
-    stock.load(client, [sku])
+    stock.refresh(client, [sku])
     rows(
         "move",
         request="00000000-0000-4000-8000-00000000000a",
@@ -76,20 +118,9 @@ def test_a_movement_that_did_not_reach_redis_is_explained_and_mended(client: "re
     told = about(reconciliation.reconcile(client), sku)
     mended = about(reconciliation.reconcile(client, repair=True), sku)
 
-    assert [difference.cause for difference in told] == ["a stock movement has not reached Redis"]
+    assert [difference.cause for difference in told] == ["a change of stock has not reached Redis"]
     assert [difference.mended for difference in told + mended] == [False, True]
     assert free_in_redis(client, sku) == 15
-
-
-def test_a_counter_that_is_no_number_is_mended(client: "redis.Redis") -> None:
-    sku = a_sku(stock=10)
-    stock.load(client, [sku])
-    client.set(keys.stock(sku), "many")
-
-    reconciliation.reconcile(client, repair=True)
-    fulfil(accepted(client, an_order((sku, 1))), client=client)
-
-    assert free_in_redis(client, sku) == 9
 
 
 @pytest.mark.usefixtures("locks")
@@ -159,40 +190,36 @@ def test_a_lock_that_never_expires_is_told_where_an_order_waits_for_it_though_no
 
 def test_the_command_says_so_by_its_exit_code(client: "redis.Redis") -> None:
     sku = a_sku(stock=10)
-    stock.load(client, [sku])
+    stock.refresh(client, [sku])
     client.set(keys.stock(sku), 12)
 
     with pytest.raises(SystemExit) as ended:
         call_command("reconcile")
-    stock.unload(client, [sku])
+    call_command("reconcile", "--repair")
     call_command("reconcile")
 
     assert ended.value.code == 1
 
 
 @pytest.mark.usefixtures("locks")
-def test_loading_while_orders_flow_stays_exact(client: "redis.Redis") -> None:
-    """Counters are forgotten again and again under a running sale, with and without locks held by orders."""
+def test_counters_that_vanish_while_orders_flow_cost_no_unit(client: "redis.Redis") -> None:
     sku = a_sku(stock=400)
     orders = accepted(client, *(an_order((sku, 1)) for _ in range(300)))
     done = threading.Event()
 
-    def forget() -> None:
-        pause_s = 0.003
-        while not done.wait(pause_s):
-            # The longer a counter stays away, the longer its load may take: a slow machine needs more than a moment for it.
-            pause_s = 0.003 if client.exists(keys.stock(sku)) else pause_s * 1.5
-            stock.unload(client, [sku])
+    def delete() -> None:
+        while not done.wait(0.003):
+            client.delete(keys.stock(sku), keys.version(sku))
 
-    forgetter = threading.Thread(target=forget)
-    forgetter.start()
+    deleting = threading.Thread(target=delete)
+    deleting.start()
     try:
         for order in orders:
             fulfil([order], client=client)
     finally:
         done.set()
-        forgetter.join()
-    stock.load(client, [sku])
+        deleting.join()
+    stock.refresh(client, [sku])
 
     assert free_in_redis(client, sku) == 100
     assert_at_rest(client)

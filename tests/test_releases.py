@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import redis
 
-from shop import intake, keys, queue, results, scripts
+from shop import intake, keys, queue, results
 from shop.domain import Line, LineShortage, Order, Reason
 from shop.results import OrderState
 from shop.stores import order_database
@@ -90,38 +90,6 @@ def test_a_record_of_the_neighbouring_release_is_read_settled_and_otherwise_left
     assert (before.order, before.status, after.order, after.status) == (order, "queued", order, "confirmed")
     assert client.hmget(keys.order(order.id), "document", "channel") == [document, "app"]
     assert free_in_redis(client, sku) == 7
-
-
-def test_an_order_that_the_release_before_began_is_finished_by_this_one(client: "redis.Redis") -> None:
-    sku = a_sku(stock=10)
-    order = an_order((sku, 3))
-    accepted(client, order)
-    client.set(keys.stock(sku), 7)
-    client.hset(keys.level(sku), mapping={"version": 1, "units": 10})
-    client.hset(keys.RESERVATIONS, order.id, json.dumps(["a token", "1700000000000", sku, "3"]))
-
-    assert fulfil_orders([body(msgspec.to_builtins(order))]) == ["confirmed"]
-    assert free_in_redis(client, sku) == 7
-    assert_at_rest(client)
-
-
-def test_scripts_of_two_releases_work_on_the_same_keys_at_the_same_time(client: "redis.Redis") -> None:
-    sku = a_sku(stock=10)
-    order = an_order((sku, 3))
-    accepted(client, order)
-    fulfil_orders([body(msgspec.to_builtins(an_order((sku, 1))))])  # loads the counter
-    other_release = "-- a line that only the other release has\n" + scripts.text("reserve")
-    now_ms = order.accepted_at_ms
-    arguments = [now_ms, 5000, 5, 5, 5000, now_ms + 20_000, order.id, "token of the other", 1, sku, 3]
-
-    theirs = client.eval(other_release, 2, keys.RESERVATIONS, keys.OPEN_ORDERS, *arguments)
-    arguments[7] = "token of this one"
-    ours = scripts.run(client, "reserve", [keys.RESERVATIONS, keys.OPEN_ORDERS], arguments)
-
-    assert client.get(keys.stock(sku)) == "6"  # once
-    assert "token of the other" in str(theirs)
-    assert "token of the other" in str(ours)
-    assert fulfil_orders([body(msgspec.to_builtins(order))]) == ["confirmed"]
 
 
 def test_what_was_released_stays_and_what_came_later_may_be_missing() -> None:

@@ -195,7 +195,7 @@ def test_a_worker_whose_postgresql_hangs_ends_within_its_grace_also_when_told_tw
 
     with frozen(postgres_server.pid, *descendants(postgres_server.pid)):
         order_id = crew.place((sku, 1)).body["id"]
-        wait_until(lambda: redis_client().hlen(keys.RESERVATIONS), what="an order in the worker's hands")
+        wait_until(lambda: redis_client().exists(keys.lock(sku)), what="an order in the worker's hands")
         crew.tell("worker", signal.SIGTERM)
         is_clean, took_s = stop(crew, "worker")
     crew.start("worker", "scheduler")

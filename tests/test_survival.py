@@ -14,8 +14,8 @@ import redis
 from django.db import connection
 
 from shop import books, keys
-from shop.books import Decision
-from shop.domain import Order, Status
+from shop.books import Intent, Question
+from shop.domain import Order
 from shop.models import Order as OrderRow
 from shop.models import Product
 from shop.stores import redis_client
@@ -204,9 +204,7 @@ def test_a_state_read_from_the_books_while_redis_was_away_is_not_taken_back(
 ) -> None:
     sku = a_sku(stock=10)
     (order_id,) = place_many(crew, sku, 1)
-    books.record(
-        [Decision(order=undecided(order_id), status=Status.CONFIRMED, token="of a worker that died")]
-    )
+    books.decide([Question(order=undecided(order_id), intent=Intent.TAKE)])
 
     redis_server.stop()
     try:
@@ -221,7 +219,7 @@ def test_a_state_read_from_the_books_while_redis_was_away_is_not_taken_back(
 
 def test_an_end_that_somebody_may_have_read_is_not_cancelled_away(crew: System) -> None:
     (order_id,) = place_many(crew, a_sku(stock=0), 1)
-    books.record([Decision(order=undecided(order_id), status=Status.REJECTED)])
+    books.decide([Question(order=undecided(order_id), intent=Intent.TAKE)])
 
     refused = crew.send("POST", f"/api/v1/orders/{order_id}/cancel")
     crew.start("worker")

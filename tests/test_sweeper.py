@@ -2,13 +2,16 @@
 
 import json
 import time
+from datetime import timedelta
 
 import pytest
 import redis
+from django.utils import timezone
 
 from shop import keys, queue, stock, sweeper
 from shop.domain import Order
 from shop.fulfilment import fulfil
+from shop.models import Product
 from tests.builders import a_sku, accepted, an_order, assert_at_rest, free_in_redis, status_in_redis
 
 
@@ -139,36 +142,16 @@ def test_a_cancellation_whose_message_was_lost_is_carried_out(client: "redis.Red
     assert_at_rest(client)
 
 
-def test_an_old_reservation_that_nobody_stands_behind_goes_back_on_sale(client: "redis.Redis") -> None:
+def test_stock_whose_process_died_before_redis_was_told_is_published(client: "redis.Redis") -> None:
     sku = a_sku(stock=10)
-    stock.load(client, [sku])
-    client.decrby(keys.stock(sku), 4)
-    client.hset(keys.RESERVATIONS, "00000000-0000-4000-8000-000000000000", json.dumps(["t", "1", sku, "4"]))
+    stock.refresh(client, [sku])
+    Product.objects.filter(sku=sku).update(
+        on_sale=15, version=2, changed_at=timezone.now() - timedelta(seconds=5)
+    )
 
-    assert sweeper.close_orphans(client, now_ms()) == 1
-    assert free_in_redis(client, sku) == 10
-    assert_at_rest(client)
+    sweeper.publish_recent_stock(client)
 
-
-def test_a_reservation_of_an_order_that_ended_is_closed_by_the_books_word(client: "redis.Redis") -> None:
-    sku = a_sku(stock=10)
-    (order,) = accepted(client, an_order((sku, 4)))
-    fulfil([order], client=client)
-    client.decrby(keys.stock(sku), 4)
-    client.hset(keys.RESERVATIONS, order.id, json.dumps(["another token", "1", sku, "4"]))
-
-    sweeper.close_orphans(client, now_ms())
-
-    assert free_in_redis(client, sku) == 6
-    assert_at_rest(client)
-
-
-def test_a_reservation_of_an_order_in_flight_is_left_alone(client: "redis.Redis") -> None:
-    sku = a_sku(stock=10)
-    (order,) = accepted(client, an_order((sku, 4)))
-    client.hset(keys.RESERVATIONS, order.id, json.dumps(["t", "1", sku, "4"]))
-
-    assert sweeper.close_orphans(client, now_ms()) == 0
+    assert free_in_redis(client, sku) == 15
 
 
 def test_an_open_order_whose_record_is_broken_keeps_no_other_from_being_enqueued(

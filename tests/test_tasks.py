@@ -66,6 +66,6 @@ def test_of_a_batch_an_order_that_has_one_attempt_left_makes_it_alone(client: "r
 def test_without_forgiveness_slow_batches_use_up_an_orders_attempts(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fulfilment, "forgive", lambda *_, **__: None)
+    monkeypatch.setattr(fulfilment, "_forgiven", lambda _: {})
 
     assert attempts_after_an_interruption(client, monkeypatch) == 1

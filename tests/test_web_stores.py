@@ -15,7 +15,7 @@ from django.db import connection
 from structlog.testing import capture_logs
 
 from shop import books, fulfilment, intake, keys, results, scripts, stores
-from shop.books import Decision
+from shop.books import Intent, Question
 from shop.domain import Order, Reason, ReasonCode, Status
 from shop.results import OrderState, Settlements
 from shop.stores import BrokenKey, RedisLine, StoreUnavailable, WebDatabase
@@ -74,8 +74,8 @@ def statements_counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 def settled(order: Order) -> tuple[list[str], list[Any]]:
     """Names and arguments with which `settle.lua` publishes that the order was confirmed."""
-    names = [keys.RESERVATIONS, keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.SETTLED_CHANNEL]
-    return names, [keys.DAY_S, 1, order.id, Status.CONFIRMED.value, 1_000, "", "", order.fingerprint, ""]
+    names = [keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.EPOCH, keys.SETTLED_CHANNEL]
+    return names, [keys.DAY_S, 1, 0, 0, order.id, Status.CONFIRMED.value, 1_000, "", order.fingerprint]
 
 
 # --- sharing ----------------------------------------------------------------------------------------------
@@ -388,7 +388,7 @@ def looks_of_one_who_waits(
 def test_whoever_waits_is_told_the_end_that_was_published_without_another_look(client: "redis.Redis") -> None:
     (order,) = accepted(client, an_order(("A", 1)))
     names, arguments = settled(order)
-    arguments[3], arguments[6] = "rejected", '{"code":"unknown_sku","detail":"a word or two"}'
+    arguments[5], arguments[7] = "rejected", '{"code":"unknown_sku","detail":"a word or two"}'
 
     state, looks = looks_of_one_who_waits(
         client, order, lambda: scripts.run(client, "settle", names, arguments)
@@ -435,7 +435,7 @@ def test_whoever_waits_hears_of_what_the_books_have_decided_though_redis_never_d
     client: "redis.Redis",
 ) -> None:
     (order,) = accepted(client, an_order((a_sku(stock=1), 1)))
-    books.record([Decision(order=order, status=Status.REJECTED)])  # and its worker dies
+    books.decide([Question(order=order, intent=Intent.REJECTED)])  # and its worker dies
     connection.close()
 
     async def story() -> tuple[OrderState | None, float]:
@@ -464,7 +464,7 @@ def test_who_has_waited_to_the_end_is_told_what_the_books_say(
 ) -> None:
     monkeypatch.setattr(results, "BOOKS_AFTER_S", 100)
     (order,) = accepted(client, an_order((a_sku(stock=1), 1)))
-    books.record([Decision(order=order, status=Status.REJECTED)])
+    books.decide([Question(order=order, intent=Intent.REJECTED)])
     connection.close()
 
     async def story() -> OrderState | None:

@@ -66,6 +66,5 @@ def do(client: "redis.Redis", message: str, rules: Rules) -> object:
 HOUSEKEEPING: dict[str, Callable[["redis.Redis"], object]] = {
     "enqueue": lambda client: sweeper.enqueue_due(client, later_ms()),
     "cancel": lambda client: sweeper.cancel_overdue(client, later_ms()),
-    "close": lambda client: sweeper.close_orphans(client, later_ms()),
     "reconcile": lambda client: reconciliation.reconcile(client, repair=True),
 }

@@ -63,7 +63,7 @@ class ProductAdmin(OperatorAdmin):
     """Products by SKU, with what each store says of their stock."""
 
     list_display = (
-        "sku", "name", "price", "on_sale", "confirmed", "free_in_books", "free_in_redis", "reserved", "versions",
+        "sku", "name", "price", "on_sale", "confirmed", "free_in_books", "free_in_redis", "versions",
     )  # fmt: skip
     list_display_links = ("sku",)
     ordering = ("sku",)
@@ -105,16 +105,11 @@ class ProductAdmin(OperatorAdmin):
         """Units that can be ordered this moment."""
         if product.seen is None:
             return "away"
-        return "not loaded" if product.seen.free is None else product.seen.free
-
-    @admin.display(description="reserved")
-    def reserved(self, product: Any) -> int | str:
-        """Units on hold for orders at work."""
-        return product.seen.reserved if product.seen else ""
+        return "no counter" if product.seen.free is None else product.seen.free
 
     @admin.display(description="version (PostgreSQL / Redis)")
     def versions(self, product: Any) -> str:
-        """Of the stock level: where Redis's is lower it follows."""
+        """Of its counters: where Redis has an older one it follows."""
         behind = product.seen.version if product.seen else None
         return f"{product.version} / {'-' if behind is None else behind}"
 
@@ -200,9 +195,8 @@ class ProductAdmin(OperatorAdmin):
             ("In confirmed orders (PostgreSQL)", product.confirmed),
             ("Free (PostgreSQL)", self.free_in_books(product)),
             ("Free (Redis)", self.free_in_redis(product)),
-            ("Reserved (Redis)", self.reserved(product)),
             ("Returned by cancellations so far", product.returned),
-            ("Version of the stock level (PostgreSQL / Redis)", self.versions(product)),
+            ("Version of the counters (PostgreSQL / Redis)", self.versions(product)),
             ("Locked", locked),
         ]
 

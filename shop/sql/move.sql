@@ -3,8 +3,10 @@
 WITH changed AS (
     UPDATE shop_product SET on_sale = on_sale + %(delta)s, version = version + 1, changed_at = now()
     WHERE sku = %(sku)s
-    RETURNING sku
+    RETURNING sku, version, on_sale - confirmed AS free
+), moved AS (
+    INSERT INTO shop_stockmovement (sku, kind, delta, request, client, reason)
+    SELECT sku, 'adjustment', %(delta)s, %(request)s::uuid, %(client)s, %(reason)s FROM changed
+    RETURNING created_at
 )
-INSERT INTO shop_stockmovement (sku, kind, delta, request, client, reason)
-SELECT sku, 'adjustment', %(delta)s, %(request)s::uuid, %(client)s, %(reason)s FROM changed
-RETURNING created_at
+SELECT moved.created_at, changed.version, changed.free FROM moved, changed

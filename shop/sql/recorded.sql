@@ -1,2 +1,2 @@
--- What PostgreSQL has decided about orders.
-SELECT id, status, updated_at, reservation, reason, fingerprint FROM shop_order WHERE id = ANY(%(ids)s::uuid[])
+-- What PostgreSQL has of orders that have ended.
+SELECT id, status, updated_at, reason, fingerprint FROM shop_order WHERE id = ANY(%(ids)s::uuid[])

@@ -183,7 +183,6 @@ def _gauges(state: SystemState) -> Iterator[Metric]:
     gauges: dict[str, tuple[str, float | None]] = {
         "reserva_open_orders": ("Orders accepted and without a final state.", state.open_orders),
         "reserva_open_cancellations": ("Orders to be cancelled.", state.cancelling),
-        "reserva_open_reservations": ("Reservations not settled yet.", state.reservations),
         "reserva_queue_messages": ("Messages of orders waiting for a worker.", state.waiting),
         "reserva_queue_oldest_seconds": (
             "How long the order that is next in line has waited; 0 where none waits.",

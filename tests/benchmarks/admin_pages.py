@@ -20,11 +20,11 @@ PAGE_MS: Final = 100.0
 #: same, one had all its orders long ago, the others have fifty or so; SKU 0 is in every order.
 FILL: Final = """
 WITH made AS (
-    INSERT INTO shop_order (id, client, status, customer, reference, fingerprint, reservation, accepted_at, updated_at)
+    INSERT INTO shop_order (id, client, status, customer, reference, fingerprint, accepted_at, updated_at)
     SELECT md5('stored' || n)::uuid, 'stored',
            CASE WHEN n %% 100000 = 7 THEN 'failed' WHEN n %% 10 = 0 THEN 'rejected' ELSE 'confirmed' END,
            CASE WHEN n %% 4 = 1 THEN 'everybody' WHEN n < 20000 THEN 'of old' ELSE 'c-' || (n::bigint * 7919 %% 15000) END,
-           'PO-' || n, md5(n::text), md5('token' || n),
+           'PO-' || n, md5(n::text),
            now() - (%(all)s - n) * interval '1 second', now() - (%(all)s - n) * interval '1 second'
     FROM generate_series(%(first)s::int, %(last)s::int) AS n
     RETURNING id, status, accepted_at

@@ -31,8 +31,8 @@ FILL_BATCH: Final = 100_000
 #: Orders as they would have been stored: of three different SKUs each, spread over all of them, with their ledger.
 FILL = """
 WITH made AS (
-    INSERT INTO shop_order (id, client, status, fingerprint, reservation, accepted_at, updated_at)
-    SELECT md5('stored' || n)::uuid, 'stored', 'confirmed', md5(n::text), md5('token' || n),
+    INSERT INTO shop_order (id, client, status, fingerprint, accepted_at, updated_at)
+    SELECT md5('stored' || n)::uuid, 'stored', 'confirmed', md5(n::text),
            now() - interval '2 days', now() - interval '2 days'
     FROM generate_series(%(first)s::int, %(last)s::int) AS n
 ), line AS (

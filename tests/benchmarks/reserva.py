@@ -159,7 +159,7 @@ class Reserva(System):
         return Books(orders=orders, products={sku: (on_sale, sold) for sku, on_sale, sold in rows})
 
     def faults(self, before: Books, accepted: Sequence[str]) -> list[str]:
-        """Lost, doubled or unended orders, units that do not add up, locks and reservations left behind."""
+        """Lost, doubled or unended orders, units that do not add up, locks left behind."""
         ids = set(accepted)
         after = self.snapshot(list(before.products))
         found = self.database.execute(
@@ -196,10 +196,8 @@ class Reserva(System):
         skus = list(books.products)
         free: list[Any] = list(self.redis.mget(map(keys.stock, skus))) if skus else []
         left = self._locks_left(skus, ended)
-        reservations = self.redis.hlen(keys.RESERVATIONS)
         return [
             *unless(not left, f"{len(left)} locks left behind: {dict(list(left.items())[:3])}"),
-            *unless(not reservations, f"{reservations} reservations left behind"),
             *(
                 f"{sku}: {on_sale} on sale, {sold} confirmed, but {left} free in Redis"
                 for (sku, (on_sale, sold)), left in zip(books.products.items(), free, strict=True)

@@ -274,7 +274,7 @@ def _ledger_of(row: OrderRow) -> set[tuple[int, int]]:
 
 
 def nothing_is_left_behind(case: Case) -> Found:
-    """No reservation, no lock, an empty journal."""
+    """No lock, an empty journal."""
     for what in case.evidence.left:
         yield Violation(check="nothing is left behind", what=what)
 

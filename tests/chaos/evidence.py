@@ -133,9 +133,8 @@ def _states(site: Site, ids: Sequence[str]) -> dict[str, str]:
 
 
 def left_behind(site: Site) -> list[str]:
-    """Reservations, locks and entries of the journal: none of them is there at rest."""
-    left = [f"reservation of {owner}" for owner in site.redis.hkeys(keys.RESERVATIONS)]
-    left += [f"{name}" for name in site.redis.scan_iter(match=keys.lock("*"), count=1000)]
+    """Locks and entries of the journal: none of them is there at rest."""
+    left = [f"{name}" for name in site.redis.scan_iter(match=keys.lock("*"), count=1000)]
     left += [f"order {order_id} in the journal" for order_id in site.redis.zrange(keys.OPEN_ORDERS, 0, -1)]
     left += [
         f"cancellation of {order_id} to be done" for order_id in site.redis.zrange(keys.CANCELLATIONS, 0, -1)

@@ -36,10 +36,6 @@ def _reconcile(site: Site, _: Random) -> None:
             site.manage("reconcile", "--repair")
 
 
-def _unload(site: Site, _: Random) -> None:
-    site.redis.delete(*[key for key in site.redis.keys(keys.stock("*")) if "quiet" not in key])
-
-
 def _nothing(_: Site, __: Random) -> None:
     """The clients get there by themselves."""
 
@@ -65,7 +61,6 @@ POINTS: Final[tuple[tuple[str, _Provoke, float], ...]] = (
     ("cancel.after_settle", _nothing, 3.0),
     ("movement.before_books", _nothing, 3.0),
     ("movement.after_books", _nothing, 3.0),
-    ("stock.before_finish_load", _unload, 3.0),
     ("catalogue.before_load", _load_catalogue, 0.5),
     ("catalogue.after_books", _load_catalogue, 0.5),
     ("reconcile.before_repair", _reconcile, 0.5),

@@ -90,7 +90,7 @@ def _some_stock(random: Random) -> list[str]:
 
 
 def _delete_stock(site: Site, random: Random) -> None:
-    names = [key for sku in _some_stock(random) for key in (keys.stock(sku), keys.level(sku))]
+    names = [key for sku in _some_stock(random) for key in (keys.stock(sku), keys.version(sku))]
     if random.random() < 0.5:
         names = names[::2]
     if not site.redis.delete(*names):

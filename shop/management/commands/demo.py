@@ -187,7 +187,7 @@ class Command(BaseCommand):
 
     def _hold(self, shop: Running, sale: Sale, seconds: float) -> tuple[Bought, Journal]:
         catalogue.store(sale.items, reason="demo")
-        catalogue.load_counters(redis_client(), sale.items)
+        catalogue.publish_stock(redis_client(), sale.items)
         return asyncio.run(_rush(shop, sale, seconds))
 
     def _say(self, text: str) -> None:

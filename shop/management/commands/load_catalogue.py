@@ -41,7 +41,7 @@ class Command(BaseCommand):
         )
         try:
             with Progress("stock counters", len(items)) as progress:
-                catalogue.load_counters(redis_client(), items, progress.show)
+                catalogue.publish_stock(redis_client(), items, progress.show)
         except StoreUnavailable as away:
             self.stderr.write(
                 f"{away}\nThe products are on sale; each counter loads when it is first needed."

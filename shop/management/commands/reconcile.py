@@ -21,13 +21,13 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """What to do about differences."""
-        parser.add_argument("--repair", action="store_true", help="mend differences whose cause is known")
+        parser.add_argument("--repair", action="store_true", help="make Redis show what PostgreSQL has")
         parser.add_argument(
             "--reload",
             metavar="SKU",
             nargs="+",
             default=[],
-            help="first load these SKUs afresh from PostgreSQL, whatever the cause",
+            help="first publish what PostgreSQL has of these SKUs, whatever the cause",
         )
 
         parser.add_argument(
@@ -40,8 +40,8 @@ class Command(BaseCommand):
         """Compare and tell."""
         try:
             if options["reload"]:
-                stock.unload(redis_client(), options["reload"])
-                if unknown := stock.load(redis_client(), options["reload"]):
+                stock.begin_epoch(redis_client())
+                if unknown := stock.refresh(redis_client(), options["reload"]):
                     raise CommandError(f"no such SKU: {', '.join(sorted(unknown))}")
             recovered = self._recover() if options["after_restore"] else []
             report = reconciliation.reconcile(

@@ -131,7 +131,7 @@ def _put_on_sale(history: History, percent: int) -> Stored:
     items = [replace(item, stock=item.stock * percent // 100) for item in history.goods]
     with Progress("products", len(items)) as progress:
         stored = catalogue.store(items, reason="replay", progress=progress.show)
-        catalogue.load_counters(redis_client(), items)
+        catalogue.publish_stock(redis_client(), items)
     return stored
 
 
