@@ -75,24 +75,26 @@ def _fault(sku: str, name: str, price: str, units: str) -> str | None:
 
 
 def store(items: Sequence[Item], *, reason: str = "", progress: Progress = lambda done: None) -> Stored:
-    """Write products in one transaction: new ones with opening stock, known ones with a new name and price.
+    """Write products: new ones with opening stock, known ones with a new name and price.
 
-    `reason` goes into the audit of the opening stock. Raises `StoreUnavailable` with nothing written.
+    Each `BATCH` is a transaction: a row that was written is locked until its commit, and orders of its SKU wait. `reason`
+    goes into the audit of the opening stock. Raises `StoreUnavailable`; what was written stays, and a repeated call does the
+    rest.
     """
-    # In the order in which orders lock products, so that neither waits for the other in a circle.
+    # In the order in which others lock products, so that no two wait for each other in a circle.
     listed = sorted(items, key=lambda item: item.sku)
     added: set[str] = set()
     renamed = 0
-    with store_faults(), transaction.atomic():
-        for at in range(0, len(listed), BATCH):
-            batch = listed[at : at + BATCH]
+    for at in range(0, len(listed), BATCH):
+        batch = listed[at : at + BATCH]
+        with store_faults(), transaction.atomic():
             fresh = {
                 sku for (sku,) in rows("add_products", **_columns(batch), reason=reason, **_stocks(batch))
             }
             renamed += len(rows("rename_products", **_columns([i for i in batch if i.sku not in fresh])))
-            added |= fresh
-            progress(at + len(batch))
-        reach("catalogue.before_load")
+            reach("catalogue.before_load")
+        added |= fresh
+        progress(at + len(batch))
     reach("catalogue.after_books")
     if added:
         # Until PostgreSQL knows how many products there are, it would rather read all of them than look some up.

@@ -10,9 +10,11 @@ import pytest
 import redis
 from django.core.management import CommandError, call_command
 
-from shop.fulfilment import fulfil
+from shop import catalogue
+from shop.domain import Status
+from shop.fulfilment import Rules, fulfil
 from shop.models import Product, StockMovement
-from tests.builders import a_sku, accepted, an_order, assert_at_rest, free_in_redis
+from tests.builders import a_sku, accepted, an_order, assert_at_rest, at_once, free_in_redis
 
 HEADER = "sku,name,price,stock\n"
 
@@ -202,3 +204,26 @@ def test_what_is_no_catalogue_is_refused_with_the_reason(
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"nowhere\.csv"):
         load(str(tmp_path / "nowhere.csv"))
+
+
+def test_a_load_holds_no_row_of_a_slice_that_was_written(
+    client: "redis.Redis", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sale of the first SKU goes on while the second slice is written."""
+    monkeypatch.setattr(catalogue, "BATCH", 1)
+    first, second = sorted((a_sku(stock=5), a_sku(stock=5)))
+    path = a_file(tmp_path, f"{HEADER}{first},New name,1,5\n{second},New name,1,5\n")
+    ends: list[object] = []
+
+    def sell(name: str) -> None:
+        if name == "catalogue.before_load" and not ends:
+            ends.append("the first slice")
+        elif name == "catalogue.before_load":
+            (order,) = accepted(client, an_order((first, 1)))
+            ends.extend(at_once(lambda: fulfil([order], client=client, rules=Rules(lock_wait_s=0))[order.id]))
+
+    monkeypatch.setattr(catalogue, "reach", sell)
+
+    load(path)
+
+    assert ends == ["the first slice", Status.CONFIRMED]
