@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -98,11 +99,11 @@ def decide(questions: Sequence[Question]) -> Decisions:
     """
     if not questions:
         return Decisions()
-    skus, to_lock = _skus(questions)
+    totals, skus = _wanted(questions)
     now_ms = int(time.time() * 1000)
     reach("worker.before_commit")
     with store_faults():
-        ((*columns,),) = _asked(_parameters(questions, skus, to_lock, now_ms))
+        ((*columns,),) = _asked(_parameters(questions, skus, totals, now_ms))
     reach("worker.after_commit")
     *decided, versions, free = (msgspec.json.decode(column) for column in columns)
     return Decisions(
@@ -114,7 +115,7 @@ def decide(questions: Sequence[Question]) -> Decisions:
 def _asked(parameters: dict[str, object]) -> list[tuple[Any, ...]]:
     for tries_left in reversed(range(DECIDE_TRIES)):
         try:
-            return rows("decide", **parameters)
+            return rows("decide", are_new=tries_left == DECIDE_TRIES - 1, **parameters)
         except (IntegrityError, DataError) as error:
             raise Refused(str(error)) from error
         except OperationalError as error:
@@ -142,42 +143,51 @@ def _stock(version: int | None, free: int | None) -> Stock | None:
     return None if version is None or free is None else Stock(version=version, free=free)
 
 
-def _skus(questions: Sequence[Question]) -> tuple[list[str], int]:
-    """Every SKU of these orders, each once, those that are to be taken first; and how many these are."""
-    taken = {sku for each in questions if each.intent in _TAKING for sku in each.order.skus}
-    others = {sku for each in questions for sku in each.order.skus} - taken
-    return [*sorted(taken), *others], len(taken)
+def _wanted(questions: Sequence[Question]) -> tuple[dict[str, int], list[str]]:
+    """The units that are to be taken of each SKU; and all SKUs, each once, these first."""
+    totals: dict[str, int] = {}
+    others: dict[str, None] = {}
+    for question in questions:
+        for line in question.order.lines:
+            if question.intent in _TAKING:
+                totals[line.sku] = totals.get(line.sku, 0) + line.quantity
+            else:
+                others[line.sku] = None
+    return totals, [*totals, *(sku for sku in others if sku not in totals)]
 
 
 def _parameters(
-    questions: Sequence[Question], skus: Sequence[str], to_lock: int, now_ms: int
+    questions: Sequence[Question], skus: Sequence[str], totals: dict[str, int], now_ms: int
 ) -> dict[str, object]:
     orders = [question.order for question in questions]
-    places = {sku: str(place) for place, sku in enumerate(skus, start=1)}
-    lines = [(at, n, line) for at, order in enumerate(orders, 1) for n, line in enumerate(order.lines)]
-    ends, end = [], 0
-    for order in orders:
-        end += len(order.lines)
-        ends.append(str(end))
+    places = {sku: place for place, sku in enumerate(skus, start=1)}
+    sizes = [len(order.lines) for order in orders]
+    lines = [line for order in orders for line in order.lines]
     return {
-        "ids": _array(order.id for order in orders),
+        "ids": _plain(order.id for order in orders),
         "clients": _array(order.client for order in orders),
-        "intents": _array(question.intent.value for question in questions),
+        "intents": _plain(question.intent for question in questions),
         "customers": _array(order.customer for order in orders),
         "references": _array(order.reference for order in orders),
         "fingerprints": _array(order.fingerprint for order in orders),
         "reasons": _array(_json.encode(q.reason).decode() if q.reason else None for q in questions),
-        "accepted_ms": _array(str(order.accepted_at_ms) for order in orders),
-        "line_ends": _array(ends),
-        "line_orders": _array(str(at) for at, _, _ in lines),
-        "positions": _array(str(n) for _, n, _ in lines),
-        "line_skus": _array(line.sku for _, _, line in lines),
-        "line_places": _array(places[line.sku] for _, _, line in lines),
-        "quantities": _array(str(line.quantity) for _, _, line in lines),
+        "accepted_ms": _plain(order.accepted_at_ms for order in orders),
+        "line_ends": _plain(accumulate(sizes)),
+        "line_orders": _plain(at for at, size in enumerate(sizes, 1) for _ in range(size)),
+        "positions": _plain(at for size in sizes for at in range(size)),
+        "line_skus": _array(line.sku for line in lines),
+        "line_places": _plain(places[line.sku] for line in lines),
+        "quantities": _plain(line.quantity for line in lines),
         "skus": _array(skus),
-        "to_lock": to_lock,
+        "to_lock": len(totals),
+        "totals": _plain(totals.values()),
         "ended_ms": now_ms,
     }
+
+
+def _plain(elements: Iterable[object]) -> str:
+    """PostgreSQL's text form of an array whose elements need no quotes."""
+    return f"{{{','.join(map(str, elements))}}}"
 
 
 def _array(elements: Iterable[str | None]) -> str:

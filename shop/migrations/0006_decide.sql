@@ -5,36 +5,75 @@
 -- from a SKU that does not exist. An order that Redis called short locks nothing: it is rejected where committed units, less
 -- those of this call, do not suffice, and is `again` where they do.
 --
+-- Most calls have orders to take alone, all of them new, and there is enough for all: these are written without a look at each
+-- line. Any other call looks at the orders one after the other.
+--
 -- Arguments, per order: id, client, intent (take, short; book: take or leave it undecided; or an end that needs no units),
 -- customer, reference, fingerprint, reason of such an end, when it was accepted (Unix ms), and where its lines end in the arrays of lines. Per line: its order's place, its place in
--- it, its SKU, that SKU's place in `skus`, units. `skus`: each once, those of orders to take first: so many are to be locked.
+-- it, its SKU, that SKU's place in `skus`, units. `skus`: each once, those of orders to take first: so many are to be locked; `totals`:
+-- the units of these that are to be taken. `are_new`: no order has been decided, as far as the caller knows.
 -- Result, per order: outcome (a status, `blocked`, `again`), since when (Unix ms), reason, fingerprint of the row, blocking SKU.
 -- Per SKU: version and free units, NULL for one that does not exist.
--- Raises 40001 where another call has inserted one of the orders meanwhile: call again, and it is there.
+-- Raises 40001 where one of the orders has been decided after all: call again, without `are_new`.
 CREATE OR REPLACE FUNCTION shop_decide(
     ids uuid[], clients text[], intents text[], customers text[], refs text[], given_prints text[], given_reasons jsonb[],
     accepted_ms bigint[], line_ends int[],
     line_orders int[], line_positions int[], line_skus text[], line_places int[], line_units bigint[],
-    skus text[], to_lock int, ended_ms bigint,
+    skus text[], to_lock int, totals bigint[], are_new boolean, ended_ms bigint,
     OUT outcomes text[], OUT since_ms bigint[], OUT reasons jsonb[], OUT prints text[], OUT blocking text[],
     OUT versions bigint[], OUT free bigint[]
 ) LANGUAGE plpgsql AS $$
 DECLARE
     r record;
-    is_locked boolean[] := array_fill(false, ARRAY[coalesce(array_length(skus, 1), 0)]);
-    is_sold boolean[] := is_locked;
+    is_locked boolean[];
+    is_sold boolean[];
     orders int := coalesce(array_length(ids, 1), 0);
     first int := 1;
     inserted int;
     ended int := 0;
     verdict text;
     place int;
+    locked int;
+    is_enough boolean;
 BEGIN
-    outcomes := array_fill(NULL::text, ARRAY[orders]);
     since_ms := array_fill(ended_ms, ARRAY[orders]);
     reasons := given_reasons;
     prints := given_prints;
+    WITH row AS MATERIALIZED (
+        SELECT s.place, s.total, p.version, p.on_sale - p.confirmed AS free
+        FROM unnest(skus[1:to_lock], totals) WITH ORDINALITY AS s (sku, total, place) JOIN shop_product AS p ON p.sku = s.sku
+        FOR NO KEY UPDATE OF p SKIP LOCKED
+    )
+    SELECT count(*), bool_and(row.free >= row.total), array_agg(row.version + 1 ORDER BY row.place),
+           array_agg(row.free - row.total ORDER BY row.place)
+    INTO locked, is_enough, versions, free FROM row;
+    IF are_new AND locked = to_lock AND is_enough AND 'take' = ALL (intents) THEN
+        outcomes := array_fill('confirmed'::text, ARRAY[orders]);
+        blocking := array_fill(NULL::text, ARRAY[orders]);
+        INSERT INTO shop_order (id, client, status, customer, reference, fingerprint, accepted_at, updated_at)
+        SELECT o.id, o.client, 'confirmed', o.customer, o.reference, o.fingerprint,
+               to_timestamp(o.accepted_ms / 1000.0), to_timestamp(ended_ms / 1000.0)
+        FROM unnest(ids, clients, customers, refs, prints, accepted_ms)
+             AS o (id, client, customer, reference, fingerprint, accepted_ms)
+        ON CONFLICT (id) DO NOTHING;
+        GET DIAGNOSTICS inserted = ROW_COUNT;
+        IF inserted < orders THEN
+            RAISE EXCEPTION 'an order has been decided before' USING ERRCODE = 'serialization_failure';
+        END IF;
+        INSERT INTO shop_orderline (order_id, position, sku, quantity)
+        SELECT ids[l.place], l.position, l.sku, l.units
+        FROM unnest(line_orders, line_positions, line_skus, line_units) AS l (place, position, sku, units);
+        INSERT INTO shop_stockmovement (sku, kind, delta, order_id, client)
+        SELECT l.sku, 'sale', -l.units, ids[l.place], clients[l.place]
+        FROM unnest(line_orders, line_skus, line_units) AS l (place, sku, units);
+        UPDATE shop_product AS p SET confirmed = p.confirmed + s.total, version = p.version + 1
+        FROM unnest(skus, totals) AS s (sku, total) WHERE p.sku = s.sku;
+        RETURN;
+    END IF;
+    outcomes := array_fill(NULL::text, ARRAY[orders]);
     blocking := outcomes;
+    is_locked := array_fill(false, ARRAY[coalesce(array_length(skus, 1), 0)]);
+    is_sold := is_locked;
     versions := array_fill(NULL::bigint, ARRAY[coalesce(array_length(skus, 1), 0)]);
     free := versions;
     FOR r IN
