@@ -2,6 +2,7 @@
 
 import json
 import time
+import uuid
 from datetime import timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from shop import keys, queue, stock, sweeper
 from shop.domain import Order
 from shop.fulfilment import fulfil
 from shop.models import Product
+from shop.stores import rows
 from tests.builders import a_sku, accepted, an_order, assert_at_rest, free_in_redis, status_in_redis
 
 
@@ -145,9 +147,8 @@ def test_a_cancellation_whose_message_was_lost_is_carried_out(client: "redis.Red
 def test_stock_whose_process_died_before_redis_was_told_is_published(client: "redis.Redis") -> None:
     sku = a_sku(stock=10)
     stock.refresh(client, [sku])
-    Product.objects.filter(sku=sku).update(
-        on_sale=15, version=2, changed_at=timezone.now() - timedelta(seconds=5)
-    )
+    rows("move", request=str(uuid.uuid4()), client="c", sku=sku, delta=5, reason="delivery")
+    Product.objects.filter(sku=sku).update(changed_at=timezone.now() - timedelta(seconds=5))
 
     sweeper.publish_recent_stock(client)
 
