@@ -16,7 +16,7 @@ from workers.fail_points import reach
 
 COLUMNS: Final = ("sku", "name", "price", "stock")
 STOCK_MAX: Final = 1_000_000_000
-#: Products written by one statement, and loaded into Redis by one call: a fraction of a second each.
+#: Products written by one statement, and published in Redis by one call: a fraction of a second each.
 BATCH: Final = 2_000
 
 _PRICE = re.compile(r"[0-9]{1,10}(\.[0-9]{1,4})?")

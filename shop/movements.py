@@ -1,6 +1,6 @@
 """Stock movements asked for through the API: deliveries and corrections, each once per idempotency key.
 
-PostgreSQL decides, by one statement that can't take what is promised, and Redis is told.
+PostgreSQL decides, by one statement that can't take what is confirmed, and Redis is told.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Movement:
 
 @dataclass(frozen=True)
 class Insufficient:
-    """The movement would take units that are promised; so many are free."""
+    """The movement would take units that are confirmed; so many are free."""
 
     available: int
 

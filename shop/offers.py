@@ -40,7 +40,7 @@ async def of(skus: Sequence[str]) -> dict[str, Offer]:
 
 
 async def loaded_stock(skus: Sequence[str]) -> dict[str, int]:
-    """Units free to sell, of SKUs whose counters Redis has; none while it is away."""
+    """Units free to sell, of SKUs whose counters Redis has; none while it is unavailable."""
     if not skus:
         return {}
     try:
@@ -53,9 +53,9 @@ async def loaded_stock(skus: Sequence[str]) -> dict[str, int]:
 
 
 async def _offers(found: list[tuple[Any, ...]]) -> list[Offer]:
-    """Products with the units free in Redis; where it is away or has not loaded them, those of the books.
+    """Products with the units free that Redis shows; where it is unavailable or has no counter, those of PostgreSQL.
 
-    The books have an answer too, only without what is being reserved this moment.
+    PostgreSQL's are without the units of orders at work this moment.
     """
     free_now = await loaded_stock([row[0] for row in found])
     return [

@@ -37,7 +37,7 @@ def sweep() -> dict[str, int]:
 
 @app.task(name="tasks.maintenance.reconcile")
 def reconcile() -> str:
-    """Once a minute: compare Redis with PostgreSQL and mend what has a known cause. Returns the verdict in a line."""
+    """Once a minute: compare Redis with PostgreSQL and have it show what that has. Returns the verdict in a line."""
     try:
         if reconciliation.was_just_done(redis_client(), int(time.time() * 1000)):
             return "done just now"

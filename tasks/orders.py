@@ -1,8 +1,8 @@
 """What may be asked of a worker about orders, and what happens when it fails.
 
 An order that ends is a task that succeeds, whatever its end, but for `failed`. A store that is away, or whose keys
-somebody has broken, a lock that stays taken, a task that takes too long and a last attempt that may be at work put the
-order back in line. Anything else is a bug: it is tried again too, because the order was promised an end, and each try
+somebody has broken, a lock or row that stays taken, a task that takes too long and a last attempt that may be at work
+put the order back in line. Anything else is a bug: it is tried again too, because the order was promised an end, and each try
 counts; the count ends in Redis (`MAX_ATTEMPTS`), which survives the process.
 """
 
@@ -52,7 +52,7 @@ def tell_figures(**_: Any) -> None:
 
 
 class OrderFailed(Exception):
-    """The order ended as `failed`: it was tried too often. Its stock is free again."""
+    """The order ended as `failed`: it was tried too often. It holds no units."""
 
 
 class NotAnOrder(Exception):
@@ -71,9 +71,9 @@ _arguments = msgspec.json.Decoder(tuple[tuple[Order], dict[str, Any], Any])
 def fulfil_orders(bodies: Sequence[bytes]) -> list[Outcome]:
     """Bring many orders to their ends at once; the bodies are those of `fulfil_order`'s messages.
 
-    Orders that meet a lock stay in line. What is no order of ours, or can't be confirmed or rejected, is left to
-    `fulfil_order`, which says what is wrong with it, and so is the last of several attempts. Raises `TryLater` where a
-    store is away.
+    Orders that meet a lock, or a product row that another transaction holds, stay queued. What is no order of ours, or can't
+    be confirmed or rejected, is left to `fulfil_order`, which says what is wrong with it, and so is the last of several
+    attempts. Raises `TryLater` where a store is unavailable.
     """
     reach("worker.received")
     orders = [_order_in(body) for body in bodies]

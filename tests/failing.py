@@ -43,7 +43,7 @@ class FailPoints:
 
 
 def on_sale(units: int) -> str:
-    """A SKU whose counter is loaded."""
+    """A SKU whose counter is there."""
     sku = a_sku(stock=units)
     stock.refresh(redis_client(), [sku])
     return sku
@@ -84,7 +84,7 @@ def ends(system: System, *orders: Placed) -> list[str]:
 
 
 def assert_left(sku: str, units: int) -> None:
-    """In both stores so many units are left, and soon nothing is open, reserved or locked any more."""
+    """In both stores so many units are left, and soon nothing is open or locked any more."""
     client = redis_client()
     wait_until(lambda: not client.zcard(keys.OPEN_ORDERS), what="every order to be settled")
     # Whoever was taken for dead and is not may still hold a lock, 5 s at most.

@@ -140,7 +140,7 @@ def test_what_is_wrong_with_a_page_is_found(text: str, fault: str) -> None:
 def test_what_is_right_is_no_fault() -> None:
     text = """# A [heading](README.md) with `code`
 
-[here](#a-heading-with-code), `make bench QUICK=1`, `WEB_PORT`, `persist.sql`, `shop/keys.py`
+[here](#a-heading-with-code), `make bench QUICK=1`, `WEB_PORT`, `decide.sql`, `shop/keys.py`
 
 - an item
 

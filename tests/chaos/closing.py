@@ -58,7 +58,7 @@ def wait_for_rest(site: Site) -> float:
 def last_orders(
     site: Site, buyer: Buyer, skus: Sequence[str], operations: Sequence[Operation], seed: int
 ) -> None:
-    """Meet edited counters with demand, order one unit of each SKU so that it is loaded, repeat old keys."""
+    """Meet edited counters with demand, order one unit of each SKU so that its counter is written, repeat old keys."""
     for sku in sorted(site.raised_skus):
         _meet(site, buyer, sku)
     for sku in skus:

@@ -49,7 +49,7 @@ class OrderRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """A SKU: its counters in PostgreSQL, and what Redis has as free to sell (None: not loaded)."""
+    """A SKU: its counters in PostgreSQL, and what Redis has as free to sell (None: no counter)."""
 
     opening: int
     on_sale: int

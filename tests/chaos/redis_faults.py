@@ -98,7 +98,7 @@ def _delete_stock(site: Site, random: Random) -> None:
 
 
 def _raise_stock(site: Site, random: Random) -> None:
-    """Units that do not exist, of a SKU that runs out: whoever is promised them is refused by PostgreSQL."""
+    """Units that do not exist, of a SKU that runs out: PostgreSQL confirms no order by them."""
     sku = random.choice(HOT + SCARCE)
     if not site.redis.exists(keys.stock(sku)):
         raise NotInjected("the counter was not loaded")
@@ -107,7 +107,7 @@ def _raise_stock(site: Site, random: Random) -> None:
 
 
 def _lower_stock(site: Site, random: Random) -> str:
-    """Units less than there are: nobody but the operator can tell."""
+    """Units less than there are: no order is refused by it, and the next one of the SKU writes it over."""
     sku = random.choice(HOT + SCARCE)
     free = int(site.redis.get(keys.stock(sku)) or 0)
     if free < 1:

@@ -109,7 +109,7 @@ class Site(Reserva):
             server.start()
 
     def reload(self, skus: Sequence[str]) -> None:
-        """Load counters of SKUs from PostgreSQL again, as the operator does. Raises OSError where a store is away.
+        """Publish what PostgreSQL has of SKUs, as the operator does. Raises OSError where a store is unavailable.
 
         Differences that are left, of other SKUs, are no error here.
         """
