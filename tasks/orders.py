@@ -2,8 +2,8 @@
 
 An order that ends is a task that succeeds, whatever its end, but for `failed`. A store that is away, or whose keys
 somebody has broken, a lock or row that stays taken, a task that takes too long and a last attempt that may be at work
-put the order back in line. Anything else is a bug: it is tried again too, because the order was promised an end, and each try
-counts; the count ends in Redis (`MAX_ATTEMPTS`), which survives the process.
+put the order back in line. Anything else is a bug: it is tried again too, because the order was promised an end, and
+each try counts; the count ends in Redis (`MAX_ATTEMPTS`), which survives the process.
 """
 
 import random
