@@ -114,7 +114,7 @@ def fulfil(
         waiting = {order_id: waiting[order_id] for order_id in batch.busy}
         rounds_at_once -= batch.is_worth_another_round
         is_late = time.monotonic() > deadline
-        if waiting and is_late and not (batch.is_worth_another_round and rounds_at_once):
+        if waiting and is_late and not (batch.is_worth_another_round and rounds_at_once > 0):
             outcomes |= {order_id: Busy(sku=sku) for order_id, sku in batch.busy.items()}
             break
         if waiting and not is_late:

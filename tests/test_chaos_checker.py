@@ -550,15 +550,10 @@ def test_a_real_redis_is_followed(
     lock = keys.lock("X")
     with Trace(redis_server) as trace:
         trace.switch(on=True)
-        wait_until(lambda: takes(client, lock, "b") and trace.watch.taken, what="MONITOR to be on")
+        wait_until(lambda: client.set(lock, "b", px=5000) and trace.watch.taken, what="MONITOR to be on")
         before = trace.watch.taken
 
         client.set(lock, holder, px=5000)
 
         wait_until(lambda: trace.watch.taken > before, what="the last command to be seen")
     assert len(trace.watch.violations) == violations
-
-
-def takes(client: "redis.Redis", lock: str, holder: str) -> bool:
-    """Take a lock the way the system does."""
-    return scripts.run(client, "lock", [lock], [holder, keys.LOCK_TTL_MS]) == "taken"

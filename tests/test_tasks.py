@@ -25,7 +25,7 @@ def attempts_after_an_interruption(client: "redis.Redis", monkeypatch: pytest.Mo
 
     (order,) = accepted(client, an_order((a_sku(stock=10), 1)))
     body = base64.b64decode(json.loads(queue.fulfil_message(order))["body"])
-    monkeypatch.setattr(books, "record", too_slow)
+    monkeypatch.setattr(books, "decide", too_slow)
     with pytest.raises(SoftTimeLimitExceeded):
         tasks.orders.fulfil_orders([body])
     return int(client.hget(keys.order(order.id), "attempts") or 0)
@@ -44,7 +44,7 @@ def test_a_batch_that_took_too_long_gives_no_attempt_back_that_it_did_not_count(
     orders = accepted(client, an_order((sku, 1)), an_order((sku, 1)))
     client.hset(keys.order(orders[0].id), "attempts", settings.MAX_ATTEMPTS - 1)
     bodies = [base64.b64decode(json.loads(queue.fulfil_message(order))["body"]) for order in orders]
-    monkeypatch.setattr(books, "record", too_slow)
+    monkeypatch.setattr(books, "decide", too_slow)
 
     with pytest.raises(SoftTimeLimitExceeded):
         tasks.orders.fulfil_orders(bodies)

@@ -250,11 +250,12 @@ def test_an_order_that_was_refused_though_it_fitted_is_undersold(system: System)
     sku = a_sku(stock=10)
     buy(system, a_wish((sku, 1)))
     counter = redis_client().get(keys.stock(sku))
-    redis_client().set(keys.stock(sku), 2)
+    Product.objects.filter(sku=sku).update(on_sale=3)
 
     bought = buy(system, a_wish((sku, 4)), a_wish((sku, 3)), a_wish((sku, 3)))
 
     assert bought.purchases[0].answers[0].status is Status.REJECTED
+    Product.objects.filter(sku=sku).update(on_sale=10)
     redis_client().set(keys.stock(sku), str(counter))
     # Nine are left: the four and three of them fit in there, the other three do not any more.
     assert wrong(replace(bought, available={sku: 9})) == {"undersold": 7}

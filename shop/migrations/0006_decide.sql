@@ -55,6 +55,7 @@ BEGIN
                to_timestamp(o.accepted_ms / 1000.0), to_timestamp(ended_ms / 1000.0)
         FROM unnest(ids, clients, customers, refs, prints, accepted_ms)
              AS o (id, client, customer, reference, fingerprint, accepted_ms)
+        ORDER BY o.id  -- so that copies that write the same orders wait for each other in one order
         ON CONFLICT (id) DO NOTHING;
         GET DIAGNOSTICS inserted = ROW_COUNT;
         IF inserted < orders THEN
