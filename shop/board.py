@@ -326,7 +326,7 @@ def _units(counter: Any) -> str:
     try:
         return _number(int(counter))
     except (TypeError, ValueError):
-        return "not loaded"
+        return "no counter"
 
 
 def _number(value: float) -> str:
