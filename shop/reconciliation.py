@@ -159,8 +159,11 @@ def _differences(client: TextRedis, skus: list[str], repair: bool) -> list[Diffe
     differing = [
         sku
         for sku in _that_differ(shown, found)
-        # Units of an order whose worker died are off the counter until another one settles it.
-        if shown[sku] == before[sku] and not shown[sku].holder and sku not in in_flight
+        # Units of an order whose worker died are off the counter until another one settles it. A version that is ahead is
+        # none of its doing, and may be what keeps it waiting: Redis calls it short, and is never set right.
+        if shown[sku] == before[sku]
+        and not shown[sku].holder
+        and (sku not in in_flight or _is_ahead(shown[sku], found[sku]))
     ]
     if differing and repair:
         reach("reconcile.before_repair")

@@ -8,7 +8,7 @@ from django.core.management import call_command
 from django.db import connection
 
 from shop import keys, reconciliation, stock
-from shop.fulfilment import fulfil
+from shop.fulfilment import Busy, Rules, fulfil
 from shop.models import Product
 from shop.stores import rows
 from tests.builders import a_sku, accepted, an_order, assert_at_rest, free_in_redis
@@ -69,6 +69,22 @@ def test_a_version_that_postgresql_does_not_have_is_reported_and_repaired(client
 
     assert reported.cause == "PostgreSQL went back"
     assert free_in_redis(client, sku) == 10
+
+
+def test_an_order_that_waits_for_a_counter_of_an_earlier_postgresql_ends_after_a_repair(
+    client: "redis.Redis",
+) -> None:
+    sku = a_sku(stock=10)
+    client.mset({keys.stock(sku): 0, keys.version(sku): "0:1000"})
+    orders = accepted(client, an_order((sku, 4)))
+
+    waits = fulfil(orders, client=client, rules=Rules(lock_wait_s=0.05))
+    reconciliation.reconcile(client, repair=True)
+    ends = fulfil(orders, client=client)
+
+    assert list(waits.values()) == [Busy(sku=sku)]
+    assert list(ends.values()) == ["confirmed"]
+    assert free_in_redis(client, sku) == 6
 
 
 def test_units_of_an_order_whose_worker_died_are_no_difference(client: "redis.Redis") -> None:
