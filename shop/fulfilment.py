@@ -300,6 +300,8 @@ def _settle(
     args += [*stock.as_arguments(found), *(part for each in waiting.items() for part in each), *locks]
     with store_faults():
         replies = scripts.run(client, "settle", list(stock.SETTLE_KEYS), args)
+    if len(replies) > len(recorded):
+        stock.refresh(client, replies.pop()[1:])
     outcomes: dict[str, Outcome] = {}
     ends: list[str] = []
     for (order_id, end), reply in zip(recorded.items(), replies, strict=True):

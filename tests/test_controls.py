@@ -162,6 +162,13 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         test_lua.test_stock_that_is_published_late_twice_or_out_of_order_ends_the_same,
     ),
     (
+        "an order that ends late leaves no counter that lacks its units",
+        "settle.lua",
+        "elseif #news > 0 then",
+        "elseif false then",
+        test_lua.test_an_order_that_ends_with_an_older_version_leaves_no_counter_that_lacks_its_units,
+    ),
+    (
         "a counter of the same version is written over",
         "settle.lua",
         "tonumber(number) > tonumber(version)",

@@ -498,6 +498,21 @@ def test_stock_that_is_published_late_twice_or_out_of_order_ends_the_same(client
     assert client.mget("estoque:x", keys.version("x")) == ["25", "0:3"]
 
 
+def test_an_order_that_ends_with_an_older_version_leaves_no_counter_that_lacks_its_units(
+    client: "redis.Redis",
+) -> None:
+    queued(client, "a")
+    settle(client, stock=(("x", 3, 25),))
+    reserve(client, ("a", "x", 1))  # a copy of its message; the worker that decided it sleeps
+
+    replies = settle(client, ("a", "confirmed"), stock=(("x", 2, 26),))
+
+    assert replies == [["settled"], ["outdated", "x"]]
+    assert client.mget("estoque:x", keys.version("x")) == [None, "0:3"]
+    settle(client, stock=(("x", 3, 25),))
+    assert client.get("estoque:x") == "25"
+
+
 def test_stock_of_the_same_version_is_written_over_what_somebody_edited(client: "redis.Redis") -> None:
     settle(client, stock=(("x", 3, 25),))
     client.set("estoque:x", 32)

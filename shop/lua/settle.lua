@@ -7,11 +7,12 @@
 --      units (both '' = there is no such product); then per order that must wait: id, id of the reserving call whose attempt is not
 --      counted; then locks: sku, owner, ...
 -- PUBLISHES a line per order: id, status, since when, fingerprint, reason ('' = none).
--- REPLY JSON, per order: {'settled'} | {'kept', status} | {'cancel_requested'} | {'broken'} (its key is no record)
+-- REPLY JSON, per order: {'settled'} | {'kept', status} | {'cancel_requested'} | {'broken'} (its key is no record);
+--                then, where there are any, {'outdated', sku, ...}: their counters were dropped, publish them anew
 --   'kept': it had ended before. 'cancel_requested': it was confirmed while a client cancelled it; nothing was published, cancel it
 --      now. A rejection stays: a client may have read it in PostgreSQL before the cancellation was requested.
 local call = redis.call
-local ended, not_confirmed, news = {}, {}, {}  -- written and told at the end, together
+local ended, not_confirmed, news, outdated = {}, {}, {}, {'outdated'}  -- written and told at the end, together
 for at = 1, 2 do call('ZCARD', KEYS[at]) end  -- fails where one is no journal: now, with nothing half done
 
 local function settle(id, status, since, reason, fingerprint)
@@ -52,6 +53,9 @@ local function publish(from, to, epoch)
     elseif not is_newer(known, epoch, version) then
       written[#written + 1], written[#written + 2] = 'estoque:' .. sku, free
       written[#written + 1], written[#written + 2] = 'version:' .. sku, epoch .. ':' .. version
+    elseif #news > 0 then
+      -- An order that ends here may have taken units since the newer version was shown, and no worker settles it again.
+      unknown[#unknown + 1], outdated[#outdated + 1] = 'estoque:' .. sku, sku
     end
   end
   if #written > 0 then call('MSET', unpack(written)) end
@@ -89,4 +93,5 @@ for from = locks_at, #ARGV, 1000 do release(from, math.min(from + 999, #ARGV)) e
 if #ended > 0 then call('ZREM', KEYS[1], unpack(ended)) end
 if #not_confirmed > 0 then call('ZREM', KEYS[2], unpack(not_confirmed)) end
 if #news > 0 then call('PUBLISH', KEYS[4], table.concat(news, '\n')) end
+if #outdated > 1 then replies[#replies + 1] = outdated end
 return cjson.encode(replies)
