@@ -1,5 +1,6 @@
 """What PostgreSQL decides about orders. A row, once written, is the truth; Redis follows it."""
 
+import random
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +13,15 @@ from django.db import DataError, IntegrityError, OperationalError
 from psycopg.errors import SerializationFailure
 
 from shop.domain import Order, Reason, Status
-from shop.stores import rows, store_faults
+from shop.stores import RowHeld, rows, store_faults
 from workers.fail_points import reach
 
 _json = msgspec.json.Encoder()
 
 #: How often orders are asked about that another call decides at the same moment.
 DECIDE_TRIES = 3
+#: A decision holds rows for milliseconds. Whoever holds one for longer is not waited for.
+ROW_PATIENCE_S = 0.2
 
 
 class Intent(StrEnum):
@@ -232,10 +235,17 @@ def stock_of(skus: Sequence[str]) -> dict[str, Stock | None]:
 def cancel(order_id: str) -> None:
     """Mark a confirmed order cancelled and return its units, once. Without a row, or with another end, nothing changes.
 
-    Raises `StoreUnavailable`.
+    Raises `StoreUnavailable`, and `RowHeld` where a row was not to be had within `ROW_PATIENCE_S`.
     """
-    with store_faults():
-        rows("cancel", id=order_id)
+    until = time.monotonic() + ROW_PATIENCE_S
+    while True:
+        with store_faults():
+            ((is_cancelled, was_confirmed),) = rows("cancel", id=order_id)
+        if is_cancelled or not was_confirmed:
+            return
+        if time.monotonic() > until:
+            raise RowHeld(f"another transaction holds a row that order {order_id} needs")
+        time.sleep(random.uniform(0.002, 0.01))
 
 
 def skus_of(order_id: str) -> list[str]:

@@ -19,7 +19,7 @@ from django.conf import settings
 from shop import books, figures, keys, scripts, stock
 from shop.books import Again, Blocked, Decisions, Intent, Question, Recorded, Refused, Stock
 from shop.domain import Order, Reason, ReasonCode, Status
-from shop.stores import BrokenKey, StoreUnavailable, TextRedis, store_faults
+from shop.stores import BrokenKey, RowHeld, StoreUnavailable, TextRedis, store_faults
 from shop.tracing import tracing
 from workers.fail_points import reach
 
@@ -45,10 +45,13 @@ class LastAttempt(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """The order is still queued, and its neighbours went on: its own key in Redis holds something else, it is tried for the
-    last time, or PostgreSQL can't store it."""
+    """The order is still queued, and its neighbours went on.
 
-    by: BrokenKey | LastAttempt | Refused
+    Its own key in Redis holds something else, it is tried for the last time, PostgreSQL can't store it, or it is to be
+    cancelled and another transaction holds a row of it.
+    """
+
+    by: BrokenKey | LastAttempt | Refused | RowHeld
 
 
 Outcome = Status | Busy | Held
@@ -314,7 +317,10 @@ def _settle(
             case ["broken" as word]:
                 outcomes[order_id] = _held(order_id, word)
             case ["cancel_requested"]:
-                outcomes[order_id] = cancel(order_id, client=client)
+                try:
+                    outcomes[order_id] = cancel(order_id, client=client)
+                except RowHeld as held:
+                    outcomes[order_id] = Held(by=held)
             case _:
                 raise AssertionError(f"settle.lua answered {reply}")
     figures.tally.add_all({figures.ENDED + end: times for end, times in Counter(ends).items()})
@@ -360,7 +366,7 @@ def cancel(order_id: str, *, client: TextRedis) -> Status:
     """Cancel a confirmed order: in PostgreSQL, then in Redis. Safe to repeat; units return once.
 
     Returns the order's status afterwards: `queued` where it has not ended, and an end other than `confirmed` where it had
-    that one. Raises `StoreUnavailable`.
+    that one. Raises `StoreUnavailable`, and `RowHeld`.
     """
     reach("cancel.before_books")
     books.cancel(order_id)

@@ -1,4 +1,4 @@
-"""What each process has to find in PostgreSQL: tables and columns, rights of its role, and a server that takes writes.
+"""What each process has to find in PostgreSQL: tables, columns, functions, rights of its role, a server that takes writes.
 
 `tests/test_permissions.py` runs each process with a role that has the rights of these lists and no other.
 """
@@ -37,6 +37,13 @@ NEEDED: Final[Mapping[Process, Mapping[type[models.Model], str]]] = {
     Process.SCHEDULER: {},
 }
 
+#: Functions that it calls.
+CALLED: Final[Mapping[Process, list[str]]] = {
+    Process.WEB: [],
+    Process.WORKER: ["shop_decide"],
+    Process.SCHEDULER: [],
+}
+
 
 def lacking(process: Process) -> list[str]:
     """What this process lacks, in words; empty where it finds all that it needs. Raises `StoreUnavailable`."""
@@ -54,6 +61,7 @@ def lacking(process: Process) -> list[str]:
         privileges=[right for _, right in rights],
         column_relations=[table for table, _ in columns],
         columns=[column for _, column in columns],
+        functions=CALLED[process],
     )
     for kind, table, what, _ in lacks:
         found[kind].append(
@@ -61,6 +69,7 @@ def lacking(process: Process) -> list[str]:
         )
     words = {
         "table": "PostgreSQL: role `{role}` finds no table {all}: run `python manage.py migrate`",
+        "function": "PostgreSQL: role `{role}` finds no function {all}: run `python manage.py migrate`",
         "column": "PostgreSQL: there is no column {all}: run `python manage.py migrate`",
         "privilege": "PostgreSQL: role `{role}` may not {all}: grant it what it lacks (docs/go-live.md)",
         "writes": "PostgreSQL: it takes no writes from role `{role}` (a standby, or default_transaction_read_only)",

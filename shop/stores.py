@@ -45,6 +45,10 @@ class BrokenKey(StoreUnavailable):
         return cls(f"Redis: key `{name}` is not what it must be: mend or delete it")
 
 
+class RowHeld(StoreUnavailable):
+    """Another transaction holds a row of PostgreSQL. Nothing was written; ask again when it has ended."""
+
+
 @cache
 def redis_client() -> TextRedis:
     """The workers' client: waits a little for a Redis that restarts. Replies are text."""

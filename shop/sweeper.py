@@ -15,7 +15,7 @@ from django.conf import settings
 from shop import books, clients, fulfilment, keys, pauses, queue, scripts, stock
 from shop.domain import Order
 from shop.pauses import Part
-from shop.stores import BrokenKey, StoreUnavailable, TextRedis, rows, store_faults
+from shop.stores import BrokenKey, RowHeld, StoreUnavailable, TextRedis, rows, store_faults
 from workers.fail_points import reach
 
 log = structlog.get_logger()
@@ -68,7 +68,7 @@ def _apart(failures: list[Exception]) -> Iterator[None]:
     """What fails in the block keeps nothing else from being done, unless a store is away: then nothing can be."""
     try:
         yield
-    except BrokenKey as failure:
+    except (BrokenKey, RowHeld) as failure:
         failures.append(failure)
     except StoreUnavailable:
         raise

@@ -4,11 +4,14 @@ import itertools
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 
+import psycopg
 import redis
+from django.conf import settings
 from django.db import connection
 
 import shop
@@ -121,6 +124,14 @@ def at_once(*works: Callable[[], object]) -> list[object]:
     for thread in threads:
         thread.join()
     return results
+
+
+@contextmanager
+def row_held(sku: str) -> Iterator[None]:
+    """Another transaction holds the row of a product."""
+    with psycopg.connect(settings.DATABASE_URL) as somebody:
+        somebody.execute("SELECT 1 FROM shop_product WHERE sku = %s FOR UPDATE", [sku])
+        yield
 
 
 def somebody_waits_for_us() -> bool:

@@ -1,20 +1,18 @@
 """What PostgreSQL takes and what it refuses, whatever Redis says."""
 
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from threading import Thread
 
 import msgspec
-import psycopg
 import pytest
-from django.conf import settings
 from django.db import DatabaseError, IntegrityError, connection, transaction
 
 from shop import books
 from shop.books import Blocked, Intent, Question, Recorded, Refused, Stock
 from shop.domain import LineShortage, Order, Reason, ReasonCode, Status
 from shop.models import OrderLine, Product, StockMovement
-from tests.builders import a_sku, an_order, at_once
+from shop.stores import RowHeld
+from tests.builders import a_sku, an_order, at_once, row_held, somebody_waits_for_us, wait_until
 
 
 def decide(*orders: Order, intent: Intent = Intent.TAKE) -> list[object]:
@@ -131,19 +129,11 @@ def test_an_order_is_booked_again_only_where_its_units_are_free() -> None:
     assert books.recorded([too_late.id]) == {}
 
 
-@contextmanager
-def held(sku: str) -> Iterator[None]:
-    """Another transaction holds the row of a product."""
-    with psycopg.connect(settings.DATABASE_URL) as somebody:
-        somebody.execute("SELECT 1 FROM shop_product WHERE sku = %s FOR UPDATE", [sku])
-        yield
-
-
 def test_a_row_that_somebody_holds_blocks_its_own_orders_alone() -> None:
     sku, other = a_sku(stock=10), a_sku(stock=10)
     first, second, third = an_order((sku, 1)), an_order((other, 1)), an_order((other, 9), (sku, 1))
 
-    with held(sku):
+    with row_held(sku):
         assert decide(first, second, third)[::2] == [Blocked(sku), Blocked(sku)]
         assert ends(an_order((sku, 11)), intent=Intent.SHORT) == ["rejected"]
         assert ends(an_order((sku, 1), (a_sku(stock=None), 1))) == ["rejected"]
@@ -180,6 +170,28 @@ def test_of_many_who_decide_one_order_at_once_all_learn_one_end() -> None:
     assert {type(each) for each in found} <= {Recorded, Blocked}
 
 
+@pytest.mark.parametrize("beside", [Intent.TAKE, Intent.CANCELLED])
+def test_a_row_that_another_call_writes_at_the_same_moment_is_the_order_s_end(beside: Intent) -> None:
+    """Neither finds the row of the other; `beside`: what else the call decides, all at a glance or one by one."""
+    sku = a_sku(stock=10)
+    order, neighbour = an_order((sku, 3)), an_order((sku, 1))
+    questions = [Question(order=order, intent=Intent.TAKE), Question(order=neighbour, intent=beside)]
+    decided: list[object] = []
+    late = Thread(target=lambda: decided.extend(at_once(lambda: books.decide(questions))))
+
+    with transaction.atomic():
+        decide(order, intent=Intent.FAILED)
+        late.start()
+        wait_until(somebody_waits_for_us)
+    late.join()
+
+    (found,) = decided
+    assert isinstance(found, books.Decisions)
+    assert found.outcomes == books.recorded([order.id, neighbour.id])
+    assert books.recorded([order.id])[order.id].status is Status.FAILED
+    assert Product.objects.get(sku=sku).confirmed == (beside is Intent.TAKE)
+
+
 def test_postgresql_s_constraint_refuses_by_itself_to_oversell() -> None:
     sku = a_sku(stock=10)
     decide(an_order((sku, 8)))
@@ -210,6 +222,20 @@ def test_nobody_edits_the_ledger(change: str) -> None:
         connection.cursor() as cursor,
     ):
         cursor.execute(change)
+
+
+def test_a_cancellation_waits_for_no_row_and_changes_nothing_where_one_is_held() -> None:
+    sku, other = a_sku(stock=10), a_sku(stock=10)
+    order = an_order((sku, 1), (other, 2))
+    decide(order)
+
+    with row_held(other), pytest.raises(RowHeld):
+        books.cancel(order.id)
+    assert books.stock_of([sku, other]) == {sku: Stock(version=2, free=9), other: Stock(version=2, free=8)}
+    assert books.recorded([order.id])[order.id].status is Status.CONFIRMED
+    books.cancel(order.id)
+
+    assert books.stock_of([sku, other]) == {sku: Stock(version=3, free=10), other: Stock(version=3, free=10)}
 
 
 def test_cancelling_what_is_not_there_or_was_rejected_changes_nothing() -> None:

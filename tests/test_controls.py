@@ -14,6 +14,7 @@ import redis
 from django.db import IntegrityError, connection
 
 from shop import fulfilment, pauses, scripts, stores
+from shop.books import Intent
 from shop.domain import Status
 from tests import (
     test_books,
@@ -215,7 +216,20 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         "decide",
         "IF inserted < ended THEN",
         "IF false THEN",
-        test_books.test_of_many_who_decide_one_order_at_once_all_learn_one_end,
+        partial(
+            test_books.test_a_row_that_another_call_writes_at_the_same_moment_is_the_order_s_end,
+            beside=Intent.CANCELLED,
+        ),
+    ),
+    (
+        "units are taken at a glance for rows alone that this call inserted",
+        "decide",
+        "IF inserted < orders THEN",
+        "IF false THEN",
+        partial(
+            test_books.test_a_row_that_another_call_writes_at_the_same_moment_is_the_order_s_end,
+            beside=Intent.TAKE,
+        ),
     ),
     (
         "PostgreSQL says no where Redis said so only if it agrees",

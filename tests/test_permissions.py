@@ -406,6 +406,10 @@ def test_without_taking_a_refusal_for_a_store_that_is_unavailable_it_is_a_fault_
             "ALTER TABLE shop_order RENAME reason TO why",
             "no column shop_order.reason: run `python manage.py migrate`",
         ),
+        (
+            "ALTER FUNCTION shop_decide RENAME TO elsewhere",
+            "no function shop_decide: run `python manage.py migrate`",
+        ),
         ("SET LOCAL transaction_read_only = on", "takes no writes"),
     ],
 )
@@ -417,6 +421,34 @@ def test_what_is_not_there_is_named(broken: str, told: str) -> None:
 
     assert told in problem
     assert postgres_permissions.lacking(Process.WORKER) == []
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended", "told"),
+    [
+        (
+            "REVOKE USAGE ON SCHEMA public FROM PUBLIC, {role}",
+            "GRANT USAGE ON SCHEMA public TO PUBLIC, {role}",
+            "may not USAGE on schema public: ",
+        ),
+        (
+            "REVOKE EXECUTE ON FUNCTION shop_decide FROM PUBLIC",
+            "GRANT EXECUTE ON FUNCTION shop_decide TO PUBLIC",
+            "may not EXECUTE on shop_decide: ",
+        ),
+    ],
+)
+def test_a_right_that_everybody_has_by_default_is_named_where_it_is_missing(
+    role: str, broken: str, mended: str, told: str
+) -> None:
+    as_owner(role, broken.format(role=role))
+    try:
+        (problem,) = postgres_permissions.lacking(Process.WORKER)
+    finally:
+        as_owner(role, mended.format(role=role))
+
+    assert told in problem
+    assert "migrate" not in problem
 
 
 # --- what becomes of a process that is refused ------------------------------------------------------------

@@ -14,7 +14,7 @@ from shop.domain import Order
 from shop.fulfilment import fulfil
 from shop.models import Product
 from shop.stores import rows
-from tests.builders import a_sku, accepted, an_order, assert_at_rest, free_in_redis, status_in_redis
+from tests.builders import a_sku, accepted, an_order, assert_at_rest, free_in_redis, row_held, status_in_redis
 
 
 def now_ms() -> int:
@@ -141,6 +141,23 @@ def test_a_cancellation_whose_message_was_lost_is_carried_out(client: "redis.Red
     sweeper.cancel_overdue(client, now_ms())
 
     assert (status_in_redis(client, order), free_in_redis(client, sku)) == ("cancelled", 10)
+    assert_at_rest(client)
+
+
+def test_a_cancellation_whose_row_somebody_holds_keeps_no_other_from_being_carried_out(
+    client: "redis.Redis",
+) -> None:
+    sku, other = a_sku(stock=10), a_sku(stock=10)
+    first, second = orders = accepted(client, an_order((sku, 4)), an_order((other, 4)))
+    fulfil(orders, client=client)
+    client.zadd(keys.CANCELLATIONS, {first.id: 1, second.id: 2})
+
+    with row_held(sku):
+        sweeper.sweep(client)
+        assert [status_in_redis(client, order) for order in orders] == ["confirmed", "cancelled"]
+    sweeper.cancel_overdue(client, now_ms() + 2 * sweeper.CANCEL_AFTER_MS)
+
+    assert (status_in_redis(client, first), free_in_redis(client, sku)) == ("cancelled", 10)
     assert_at_rest(client)
 
 

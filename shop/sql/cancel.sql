@@ -1,22 +1,25 @@
 -- Cancels a confirmed order and returns its units, once. Every other end stays.
-WITH cancelled AS (
-    UPDATE shop_order SET status = 'cancelled', decided_at = updated_at, updated_at = now()
-    WHERE id = %(id)s::uuid AND status = 'confirmed'
-    RETURNING id, client
+-- Waits for no row: where another transaction holds that of the order or of one of its products, nothing changes.
+-- Result: whether the order was cancelled, and whether it was confirmed before.
+WITH asked AS (
+    SELECT id, client FROM shop_order WHERE id = %(id)s::uuid AND status = 'confirmed' FOR NO KEY UPDATE SKIP LOCKED
 ), line AS (
-    SELECT l.sku, l.quantity, cancelled.id, cancelled.client FROM shop_orderline AS l
-    JOIN cancelled ON cancelled.id = l.order_id
+    SELECT l.sku, l.quantity, asked.id, asked.client FROM shop_orderline AS l JOIN asked ON asked.id = l.order_id
 ), locked AS (
     SELECT product.sku FROM shop_product AS product
-    WHERE product.sku IN (SELECT sku FROM line) ORDER BY product.sku FOR NO KEY UPDATE
+    WHERE product.sku IN (SELECT sku FROM line) ORDER BY product.sku FOR NO KEY UPDATE SKIP LOCKED
+), cancelled AS (
+    UPDATE shop_order SET status = 'cancelled', decided_at = updated_at, updated_at = now()
+    WHERE id IN (SELECT id FROM asked) AND (SELECT count(*) FROM locked) = (SELECT count(*) FROM line)
+    RETURNING id
 ), counted AS (
     UPDATE shop_product AS product
     SET confirmed = product.confirmed - line.quantity, returned = product.returned + line.quantity,
         version = product.version + 1, changed_at = now()
-    FROM line JOIN locked ON locked.sku = line.sku
+    FROM line JOIN cancelled ON cancelled.id = line.id
     WHERE product.sku = line.sku
 ), moved AS (
     INSERT INTO shop_stockmovement (sku, kind, delta, order_id, client)
-    SELECT sku, 'cancellation', quantity, id, client FROM line
+    SELECT line.sku, 'cancellation', line.quantity, line.id, line.client FROM line JOIN cancelled ON cancelled.id = line.id
 )
-SELECT count(*) FROM cancelled
+SELECT EXISTS (SELECT FROM cancelled), EXISTS (SELECT FROM shop_order WHERE id = %(id)s::uuid AND status = 'confirmed')

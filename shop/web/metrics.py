@@ -155,7 +155,11 @@ def _counters(counted: Mapping[str, int]) -> Iterator[Metric]:
     )
     for name, text, field in (
         ("reserva_units_sold", "Units in confirmed orders.", figures.UNITS_SOLD),
-        ("reserva_lock_waits", "How often an order met a lock that another batch held.", figures.LOCK_WAITS),
+        (
+            "reserva_lock_waits",
+            "How often an order met a lock or a product row that was held.",
+            figures.LOCK_WAITS,
+        ),
     ):
         yield CounterMetricFamily(name, text, counted.get(field, 0))
 

@@ -94,14 +94,14 @@ def _delete_stock(site: Site, random: Random) -> None:
     if random.random() < 0.5:
         names = names[::2]
     if not site.redis.delete(*names):
-        raise NotInjected("no counter was loaded")
+        raise NotInjected("there was no counter")
 
 
 def _raise_stock(site: Site, random: Random) -> None:
     """Units that do not exist, of a SKU that runs out: PostgreSQL confirms no order by them."""
     sku = random.choice(HOT + SCARCE)
     if not site.redis.exists(keys.stock(sku)):
-        raise NotInjected("the counter was not loaded")
+        raise NotInjected("there was no counter")
     site.raised_skus.add(sku)
     site.redis.incrby(keys.stock(sku), random.randint(1, 20))
 
@@ -193,7 +193,7 @@ FAULTS: Final = (
     _meddled("unacked-deleted", "messages fetched and not acknowledged deleted, index too", _delete_unacked),
     _meddled("messages-doubled", "each message waiting or in hand put on the queue again", _double_messages),
     _meddled("garbage-queued", "what is no message, or of no task of ours, on the queue", _queue_garbage),
-    _meddled("stock-deleted", "`estoque:` keys deleted, with or without their `level:`", _delete_stock),
+    _meddled("stock-deleted", "`estoque:` keys deleted, with or without their `version:`", _delete_stock),
     _meddled("stock-raised", "an `estoque:` key edited upward", _raise_stock),
     Fault(
         name="stock-lowered",

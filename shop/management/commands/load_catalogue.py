@@ -34,7 +34,9 @@ class Command(BaseCommand):
             with Progress("products", len(items)) as progress:
                 stored = catalogue.store(items, reason="catalogue", progress=progress.show)
         except StoreUnavailable as away:
-            raise CommandError(f"{away}\nNothing was loaded; try again.") from away
+            raise CommandError(
+                f"{away}\nA part of the file may be loaded. Load it again: that does the rest."
+            ) from away
         self.stdout.write(
             f"{stored.added:,} products added with {stored.units:,} units, {stored.known:,} known "
             f"({stored.renamed:,} with a new name or price, stock untouched)"
@@ -44,5 +46,5 @@ class Command(BaseCommand):
                 catalogue.publish_stock(redis_client(), items, progress.show)
         except StoreUnavailable as away:
             self.stderr.write(
-                f"{away}\nThe products are on sale; each counter loads when it is first needed."
+                f"{away}\nThe products are on sale; a counter is written when its SKU is first ordered."
             )
