@@ -34,9 +34,10 @@ _NONE: Mapping[str, str] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Busy:
-    """The order is still queued: another order held the lock of `sku`, or another transaction its row, all the time."""
+    """The order is still queued: another order held the lock of `sku` (`is_locked`), or another transaction its row."""
 
     sku: str
+    is_locked: bool = True
 
 
 class LastAttempt(Exception):
@@ -118,7 +119,10 @@ def fulfil(
         rounds_at_once -= batch.is_worth_another_round
         is_late = time.monotonic() > deadline
         if waiting and is_late and not (batch.is_worth_another_round and rounds_at_once > 0):
-            outcomes |= {order_id: Busy(sku=sku) for order_id, sku in batch.busy.items()}
+            outcomes |= {
+                order_id: Busy(sku=sku, is_locked=order_id not in batch.blocked)
+                for order_id, sku in batch.busy.items()
+            }
             break
         if waiting and not is_late:
             time.sleep(random.uniform(0.001, 0.005))
@@ -129,14 +133,16 @@ def fulfil(
 class _Batch:
     """One round: what is asked of PostgreSQL, what has ended, which orders must wait for which SKU, and the locks taken.
 
-    `tried`: the orders whose attempt was counted, with the id of the call that did. `is_worth_another_round`: Redis called
-    an order short, PostgreSQL did not, and the counters say so now.
+    `blocked`: those that wait for a row of PostgreSQL, not for a lock. `tried`: the orders whose attempt was counted, with
+    the id of the call that did. `is_worth_another_round`: Redis called an order short, PostgreSQL did not, and the counters
+    say so now.
     """
 
     is_worth_another_round: bool = False
     questions: list[Question] = field(default_factory=list)
     ended: dict[str, Outcome] = field(default_factory=dict)
     busy: dict[str, str] = field(default_factory=dict)
+    blocked: set[str] = field(default_factory=set)
     locks: list[str] = field(default_factory=list)
     tried: dict[str, str] = field(default_factory=dict)
 
@@ -243,6 +249,7 @@ def _conclude(batch: _Batch, client: TextRedis) -> dict[str, Outcome]:
                 recorded[question.order.id] = end
             case Blocked(sku):
                 batch.busy[question.order.id] = sku
+                batch.blocked.add(question.order.id)
             case Again():
                 batch.busy[question.order.id] = question.order.skus[0]
                 batch.is_worth_another_round = True

@@ -16,6 +16,10 @@ EPOCH: Final = "epoch"
 SETTLED_CHANNEL: Final = "orders:settled"
 ORDER_QUEUE: Final = "orders"
 MAINTENANCE_QUEUE: Final = "maintenance"
+#: Of the broker (`workers.transport`): messages in hand, by when they were fetched; parked ones; and what these wait for.
+UNACKED_INDEX: Final = "unacked_index"
+PARKED: Final = "parked"
+PARKED_INDEX: Final = "parked_index"
 SWEEPER_HEARTBEAT: Final = "heartbeat:sweeper"
 LAST_RECONCILE: Final = "reconcile:last"
 REPLACEMENTS: Final = "processes:replaced"
@@ -236,11 +240,32 @@ SPECS: Final = (
         meaning="messages fetched, not finished",
     ),
     KeySpec(
-        pattern="unacked_index",
+        pattern=UNACKED_INDEX,
         type="zset",
         lifetime_s=None,
         owner="Celery",
         meaning="when they were fetched",
+    ),
+    KeySpec(
+        pattern=PARKED,
+        type="hash",
+        lifetime_s=None,
+        owner="workers.transport",
+        meaning="messages that wait for a lock, a row or a while, in nobody's hands",
+    ),
+    KeySpec(
+        pattern=PARKED_INDEX,
+        type="zset",
+        lifetime_s=None,
+        owner="workers.transport",
+        meaning="what they wait for, by when somebody looks whether that is over (Unix ms; 0 = it is)",
+    ),
+    KeySpec(
+        pattern="parked:*",
+        type="zset",
+        lifetime_s=None,
+        owner="workers.transport",
+        meaning="who waits for it, those that wait longest first",
     ),
     KeySpec(
         pattern="unreadable",

@@ -7,7 +7,6 @@ the same step that records the order.
 
 import asyncio
 import base64
-import random
 import uuid
 from functools import cache
 from typing import Any
@@ -73,7 +72,7 @@ def message(task: str, task_id: str, *args: Any, queue: str = keys.ORDER_QUEUE) 
 
 def _message(task: str, task_id: str, args: bytes, queue: str) -> str:
     body = b'[%s,{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]' % args
-    parts = {"id": task_id, "body": base64.b64encode(body).decode(), "tag": f"{random.getrandbits(128):032x}"}
+    parts = {"id": task_id, "body": base64.b64encode(body).decode(), "tag": task_id}
     return _template(task, queue) % parts
 
 

@@ -20,7 +20,7 @@ from redis.retry import Retry
 from shop import keys
 from shop.stores import store_faults
 from workers import heartbeat
-from workers.transport import LEFT_TO, UNREADABLE
+from workers.transport import LEFT_TO, PARKED_FOR, UNREADABLE
 
 #: The rights that docs/go-live.md gives a user.
 RIGHTS: Final = "~* &* +@all -@dangerous"
@@ -46,7 +46,7 @@ _STOCK: Final = keys.stock(_X)
 _EVERY: Final = ("PING",)
 #: Of `shop/lua`, and of the figures. Both web processes and workers run nearly all of it.
 _SHARED: Final = (
-    f"EVALSHA sha 1 {keys.SETTLED_CHANNEL}",  # scripts are given the channel among their keys
+    f"EVALSHA sha 2 {keys.SETTLED_CHANNEL} {keys.PARKED_INDEX}",  # scripts are given the channel among their keys
     "SCRIPT LOAD text",
     f"DEL {keys.lock(_X)}",
     f"DEL {_STOCK}",
@@ -114,6 +114,7 @@ _ANNOUNCED: Final = (f"SADD _kombu.binding.{_X} {_X}", f"SADD _kombu.binding_per
 OF_BROKER: Final = {
     Process.WEB: (
         "HLEN unacked",
+        f"HLEN {keys.PARKED}",
         f"LINDEX {keys.ORDER_QUEUE} 0",
         f"LLEN {UNREADABLE}",
         f"LLEN {keys.MAINTENANCE_QUEUE}",
@@ -146,6 +147,19 @@ OF_BROKER: Final = {
         f"SREM _kombu.binding.{_X} {_X}",
         "ZADD _kombu.binding_deadlines 1 probe",
         f"ZADD unacked_index 1 {_X}",
+        f"EXISTS {keys.PARKED_INDEX}",
+        f"HDEL {keys.PARKED} {_X}",
+        f"HGET {keys.PARKED} {_X}",
+        f"HLEN {keys.PARKED}",
+        f"HSET {keys.PARKED} {_X} {_X}",
+        f"ZADD {keys.PARKED_INDEX} 1 {_X}",
+        f"ZADD {PARKED_FOR}{_X} 1 {_X}",
+        f"ZCARD {keys.PARKED_INDEX}",
+        f"ZRANGE {PARKED_FOR}{_X} 0 0",
+        f"ZRANGEBYSCORE {keys.PARKED_INDEX} 0 0",
+        f"ZREM {keys.PARKED_INDEX} {_X}",
+        f"ZREM {PARKED_FOR}{_X} {_X}",
+        f"ZSCORE {keys.UNACKED_INDEX} {_X}",
         "ZCARD unacked_index",
         "ZRANGE unacked_index 0 0",
         "ZRANGEBYSCORE _kombu.binding_deadlines 0 0",

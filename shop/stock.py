@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,14}")
 _VERSION = re.compile(r"([0-9]{1,15}):([0-9]{1,15})")
 
 #: The keys of `settle.lua`.
-SETTLE_KEYS = (keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.EPOCH, keys.SETTLED_CHANNEL)
+SETTLE_KEYS = (keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.EPOCH, keys.SETTLED_CHANNEL, keys.PARKED_INDEX)
 
 
 def publish(client: TextRedis, stock: Mapping[str, Stock | None]) -> None:

@@ -172,11 +172,15 @@ class _Overdue(msgspec.Struct, frozen=True):
 
 
 def _enqueue_again(client: TextRedis, order_ids: Sequence[str], now_ms: int, head_ms: int | None) -> int:
-    """Enqueue those of the orders that are not behind the head of the queue; returns how many."""
+    """Enqueue those of the orders that are in nobody's hands and not behind the head of the queue; returns how many.
+
+    Those that are parked are among them: the copy takes the place of the parked message.
+    """
     next_look_ms = now_ms + settings.SWEEP_AFTER_MS
     lost: dict[str, _Overdue] = {}
     looks: dict[str, float] = {}
-    for order_id, record in zip(order_ids, _records(client, order_ids), strict=True):
+    found = _records(client, order_ids)
+    for order_id, record, fetched_at in zip(order_ids, found[::2], found[1::2], strict=True):
         # Whatever becomes of it: it must not stand before the others until the next sweep.
         looks[order_id] = next_look_ms
         with _apart_told("open order can't be enqueued again", order_id), store_faults():
@@ -186,7 +190,7 @@ def _enqueue_again(client: TextRedis, order_ids: Sequence[str], now_ms: int, hea
                 _forget(client, order_id)
                 continue
             overdue = _Overdue.of(record)
-            if head_ms is None or overdue.enqueued_at_ms < head_ms:
+            if not fetched_at and (head_ms is None or overdue.enqueued_at_ms < head_ms):
                 lost[order_id] = overdue
     with store_faults():
         client.zadd(keys.OPEN_ORDERS, looks, xx=True)
@@ -194,11 +198,13 @@ def _enqueue_again(client: TextRedis, order_ids: Sequence[str], now_ms: int, hea
 
 
 def _records(client: TextRedis, order_ids: Sequence[str]) -> list[Any]:
-    """The members `_RECORD` of each order's record, or the error that Redis answers for a broken one."""
+    """Of each order, the members `_RECORD` of its record, or the error that Redis answers for a broken one; and whether a
+    worker has its message (`shop.queue` makes the delivery tag of the order's id)."""
     with store_faults():
         pipe = client.pipeline(transaction=False)
         for order_id in order_ids:
             pipe.hmget(keys.order(order_id), *_RECORD)
+            pipe.zscore(keys.UNACKED_INDEX, order_id)
         found: list[Any] = pipe.execute(raise_on_error=False)
     return found
 

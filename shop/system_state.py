@@ -40,6 +40,7 @@ class SystemState:
     waiting: int = 0
     oldest_s: float | None = None
     in_hand: int = 0
+    parked: int = 0
     housekeeping: int = 0
     unreadable: int | None = 0
     workers: Mapping[str, float] | None = field(default_factory=dict)
@@ -64,6 +65,7 @@ def look(client: TextRedis) -> SystemState:
         pipe.llen(keys.ORDER_QUEUE)
         pipe.lindex(keys.ORDER_QUEUE, -1)
         pipe.hlen("unacked")
+        pipe.hlen(keys.PARKED)
         pipe.llen(keys.MAINTENANCE_QUEUE)
         found = pipe.execute()
         # Of housekeeping: no order needs them.
@@ -81,7 +83,8 @@ def look(client: TextRedis) -> SystemState:
         waiting=counts[2],
         oldest_s=_waited_s(counts[3], now_s) if BROKER_IS_LEDGER else None,
         in_hand=counts[4],
-        housekeeping=counts[5],
+        parked=counts[5],
+        housekeeping=counts[6],
         unreadable=unreadable,
         workers=None if names is None else _alive(client, names),
         swept_s=_age_s(swept_left_ms, HEARTBEAT_TTL_S),

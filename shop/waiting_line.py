@@ -94,8 +94,9 @@ class WaitingLine:
             return self._pace
         pipe = web_redis().pipeline(transaction=False)
         pipe.llen(keys.ORDER_QUEUE)
+        pipe.hlen(keys.PARKED)
         pipe.time()
-        waiting, (now_s, _) = await pipe.execute()
+        waiting, parked, (now_s, _) = await pipe.execute()
         for second in range(now_s - MEASURED_S - 1, now_s - 1):
             pipe.hgetall(keys.figures_of_second(second))
         ended = [
@@ -105,7 +106,7 @@ class WaitingLine:
         # Seconds in which nothing ended say nothing of how fast workers are: they may have had nothing to do.
         busy = [orders for orders in ended if orders]
         rate = sum(busy) / len(busy) if busy else 0.0
-        self._pace = _Pace(orders_per_s=rate, waiting=waiting, fresh_until=time.monotonic() + 1)
+        self._pace = _Pace(orders_per_s=rate, waiting=waiting + parked, fresh_until=time.monotonic() + 1)
         return self._pace
 
 

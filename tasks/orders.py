@@ -6,7 +6,6 @@ put the order back in line. Anything else is a bug: it is tried again too, becau
 each try counts; the count ends in Redis (`MAX_ATTEMPTS`), which survives the process.
 """
 
-import random
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -14,26 +13,27 @@ from typing import Any
 import msgspec
 import structlog
 from celery import Task
-from celery.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Retry, SoftTimeLimitExceeded
 from celery.signals import worker_process_init, worker_process_shutdown
 from django.conf import settings
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from shop import figures, pauses
+from shop import figures, keys, pauses
 from shop.domain import Order, Status
 from shop.fulfilment import Busy, Held, Paused, Rules, cancel, fulfil
 from shop.pauses import Part
+from shop.queue import BROKER_IS_LEDGER
 from shop.stores import StoreUnavailable, redis_client
 from shop.tracing import tracing
 from workers.app import app
-from workers.batching import Outcome, TryLater, Unhandled
+from workers.batching import Outcome, TryLater, Unhandled, Wait
 from workers.fail_points import reach
+from workers.transport import Park
 
 log = structlog.get_logger()
 
-#: Seconds between tries while a store is away: soon at first, then steadily; far below the visibility timeout, because a
-#: task that waits is a message not acknowledged.
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 4.0
+#: Milliseconds until it is looked whether a product row is free again that another transaction held.
+ROW_WAIT_MS = 100
 #: Seconds for which a batch is held while fulfilment is paused. Two in turn stay below a batch's time limit.
 PAUSE_PATIENCE_S = 1.0
 
@@ -57,12 +57,6 @@ class OrderFailed(Exception):
 
 class NotAnOrder(Exception):
     """The message holds no order of ours; it is dropped, because no try can make it one."""
-
-
-def wait_s(retries: int) -> float:
-    """Seconds before the next try, with jitter so that a crowd does not come back at once."""
-    longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(retries, 10))
-    return random.uniform(longest / 2, longest)
 
 
 _arguments = msgspec.json.Decoder(tuple[tuple[Order], dict[str, Any], Any])
@@ -89,7 +83,7 @@ def fulfil_orders(bodies: Sequence[bytes]) -> list[Outcome]:
     if settings.LOG_ORDERS:
         for order in sound:
             _tell_end(order, outcomes[order.id])
-    return [_answer(outcomes[order.id]) if order else Unhandled.ALONE for order in orders]
+    return [_answer(order, outcomes[order.id]) if order else Unhandled.ALONE for order in orders]
 
 
 def _tell_end(order: Order, outcome: Status | Busy | Held) -> None:
@@ -107,16 +101,22 @@ def _order_in(body: bytes) -> Order | None:
     return order if order.is_sound() else None
 
 
-def _answer(outcome: Status | Busy | Held) -> Outcome:
+def _answer(order: Order, outcome: Status | Busy | Held) -> Outcome:
     if isinstance(outcome, Busy):
-        return Unhandled.IN_LINE
+        return _parked(order, outcome)
     return Unhandled.ALONE if isinstance(outcome, Held) or outcome is Status.FAILED else outcome.value
+
+
+def _parked(order: Order, busy: Busy) -> Park:
+    """Who waits for a lock comes back when it is released; nobody tells when a row is, or which lock in another Redis."""
+    wait_ms = 0 if busy.is_locked and BROKER_IS_LEDGER else ROW_WAIT_MS
+    return Park(keys.lock(busy.sku), order.accepted_at_ms, wait_ms)
 
 
 @app.task(
     name="tasks.orders.fulfil_order",
     bind=True,
-    max_retries=None,
+    Request="workers.batching:Request",
     Strategy="workers.batching:strategy",
     batch=staticmethod(fulfil_orders),
 )
@@ -131,31 +131,29 @@ def fulfil_order(self: "Task[Any, Any]", document: dict[str, Any]) -> str:
     bind_contextvars(order=order.id, task=self.request.id)
     try:
         reach("worker.received")
-        outcome = fulfil([order], client=redis_client(), forgives=(SoftTimeLimitExceeded,))[order.id]
-    except StoreUnavailable as away:
-        raise again(self, away) from away
-    except Paused as paused:
-        _wait_for_end_of_pause()
-        raise again(self, paused, countdown_s=0) from paused
-    except SoftTimeLimitExceeded as late:
-        raise again(self, late) from late
+        at_once = Rules(lock_wait_s=0)
+        outcome = fulfil([order], client=redis_client(), rules=at_once, forgives=(SoftTimeLimitExceeded,))[
+            order.id
+        ]
+    except (StoreUnavailable, Paused, SoftTimeLimitExceeded) as reason:
+        raise later(reason) from reason
     except Exception as bug:
         log.exception("fulfilment failed")
-        raise again(self, bug) from bug
+        raise later(bug) from bug
     finally:
         clear_contextvars()
     if settings.LOG_ORDERS:
         _tell_end(order, outcome)
     if isinstance(outcome, Busy):
-        raise again(self, TimeoutError(f"{outcome.sku} stays locked"))
+        raise Retry(exc=Wait(f"{outcome.sku} is locked", _parked(order, outcome)))
     if isinstance(outcome, Held):
-        raise again(self, outcome.by)
+        raise later(outcome.by)
     if outcome is Status.FAILED:
         raise OrderFailed(order.id)
     return outcome.value
 
 
-@app.task(name="tasks.orders.cancel_order", bind=True, max_retries=None)
+@app.task(name="tasks.orders.cancel_order", bind=True, Request="workers.batching:Request")
 def cancel_order(self: "Task[Any, Any]", order_id: str) -> str:
     """Cancel an order that was confirmed. Returns its status."""
     bind_contextvars(order=order_id, task=self.request.id)
@@ -164,7 +162,7 @@ def cancel_order(self: "Task[Any, Any]", order_id: str) -> str:
         if settings.LOG_ORDERS:
             log.info("cancellation done", status=str(outcome))
     except (StoreUnavailable, SoftTimeLimitExceeded) as away:
-        raise again(self, away) from away
+        raise later(away) from away
     except Exception:
         log.exception("cancellation failed")
         raise
@@ -179,7 +177,6 @@ def _wait_for_end_of_pause() -> None:
         pauses.wait_for_end(redis_client(), Part.FULFILMENT, at_most_s=PAUSE_PATIENCE_S)
 
 
-def again(task: "Task[Any, Any]", reason: Exception, countdown_s: float | None = None) -> Exception:
-    """What a task raises to be put back in line; it shows as RETRY, with the reason, in Flower."""
-    countdown_s = wait_s(task.request.retries) if countdown_s is None else countdown_s
-    return task.retry(exc=reason, countdown=countdown_s, throw=False)
+def later(reason: Exception) -> Retry:
+    """What a task raises to be run again in a while; it shows as RETRY, with the reason, in Flower."""
+    return Retry(exc=Wait(repr(reason)))

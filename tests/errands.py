@@ -19,6 +19,7 @@ from kombu import Exchange, Queue
 
 from workers import batching
 from workers.batching import Outcome, TryLater, Unhandled
+from workers.transport import Park
 
 OURS, STOCK = "workers.transport:Transport", "kombu.transport.redis:Transport"
 QUEUES = ("errands", "chores")
@@ -131,10 +132,14 @@ def run_together(bodies: Sequence[bytes]) -> list[Outcome]:
 def _outcome(name: str, conduct: str) -> Outcome:
     if conduct.startswith("goes alone"):
         return Unhandled.ALONE
-    if conduct == "stays in line" and str(os.getppid()) in diary.page("taken"):
-        return Unhandled.IN_LINE
+    if conduct == "needs the desk" and diary.marked("desk taken"):
+        return Park("the desk", _since_ms(), 50)
     diary.note("done", name)
     return f"{name} done"
+
+
+def _since_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _misbehave(conduct: str) -> None:

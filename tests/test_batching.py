@@ -18,9 +18,9 @@ from shop.stores import redis_client
 from tasks.orders import fulfil_order
 from tests.builders import wait_until
 from tests.crews import SOON_S, Worker, a_busy_crew, in_hand, of, wait_for_all, wait_in_line, what_is_told
-from tests.errands import OPTIONS, QUEUES, SOON_OVERDUE, STOCK, Diary, an_app, app, send, some
+from tests.errands import QUEUES, SOON_OVERDUE, STOCK, Diary, an_app, app, send, some
 from tests.running import frozen
-from workers.batching import Unhandled, run_batch
+from workers.batching import TryLater, Unhandled, run_batch
 from workers.embedded import RedisServer
 from workers.proc import is_running
 from workers.turn import pool_turn
@@ -38,7 +38,7 @@ def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 def _nothing_left_over() -> Iterator[None]:
     """Workers are killed here, and what they had done but not acknowledged yet would come again in a later test."""
     yield
-    redis_client().delete("unacked", "unacked_index", *QUEUES)
+    redis_client().delete("unacked", "unacked_index", "parked", "parked_index", *QUEUES)
 
 
 # --- together ------------------------------------------------------------------------------------
@@ -122,11 +122,15 @@ def test_a_full_batch_goes_to_the_pool_while_another_is_at_work_and_waits_there_
 def test_a_batch_whose_turn_does_not_come_in_time_is_offered_again() -> None:
     bodies = [b"no message", b"nor is this"]
 
-    with the_turn_of_another_process(), interrupted_after(0.2):
-        late = run_batch(fulfil_order.name, bodies)
+    with (
+        the_turn_of_another_process(),
+        interrupted_after(0.2),
+        pytest.raises(TryLater, match="other batches") as late,
+    ):
+        run_batch(fulfil_order.name, bodies)
     in_time = run_batch(fulfil_order.name, bodies)
 
-    assert late == [Unhandled.IN_LINE, Unhandled.IN_LINE]
+    assert late.value.rest_s == 0
     assert in_time == [Unhandled.ALONE, Unhandled.ALONE]
 
 
@@ -327,48 +331,38 @@ def test_a_time_limit_that_comes_when_the_job_is_done_ends_no_process(crew: Work
     assert crew.child.pids == processes
 
 
-def test_messages_in_line_let_others_pass_and_are_offered_again(crew: Worker) -> None:
+def test_messages_that_wait_let_others_pass_and_one_of_them_looks_for_all(crew: Worker) -> None:
     waiting, passing = some(3), some(3)
-    crew.diary.mark("taken", str(crew.child.pid))
+    crew.diary.mark("desk taken")
     for name in waiting:
-        send(name, "stays in line")
-    wait_until(lambda: len(crew.diary.batches(waiting[0])) > 3, what="some offers")
+        send(name, "needs the desk")
+    wait_until(lambda: len(crew.diary.batches(*waiting)) > 5, what="some looks")
     for name in passing:
         send(name)
     wait_for_all(crew, passing)
     done_meanwhile = crew.diary.page("done")
+    looks = crew.diary.batches(*waiting)[4:]
 
-    crew.diary.wipe("taken")
+    crew.diary.wipe("desk taken")
 
     wait_for_all(crew, waiting)
     assert set(done_meanwhile).isdisjoint(waiting)
+    assert {len(set(look) & set(waiting)) for look in looks} == {1}
     assert sorted(name for name in crew.diary.page("done") if name in waiting) == waiting
     assert set(crew.diary.page("alone")).isdisjoint(waiting)
 
 
-def test_a_message_in_line_is_offered_again_where_nothing_else_happens(tmp_path: Path) -> None:
+def test_what_a_worker_has_parked_is_done_by_another_one_when_it_is_dead(tmp_path: Path) -> None:
     (name,) = some(1)
-    quiet = {"broker_transport_options": {**OPTIONS, "unacked_restore_interval": 60}}
-    with Worker(tmp_path, "-Q", "chores", limits={"IN_LINE_MAX_S": SOON_S}, **quiet) as worker:
-        worker.diary.mark("taken", str(worker.child.pid))
-        send(name, "stays in line", queue="chores")
+    Diary(tmp_path).mark("desk taken")
+    with Worker(tmp_path, "-Q", "chores") as unlucky:
+        send(name, "needs the desk", queue="chores")
+        wait_until(lambda: redis_client().hlen("parked"), what="its parking")
+        unlucky.child.kill()
 
-        # 20 ms between them. Left to the loop's next event, there would be one in a second or so.
-        wait_until(lambda: len(worker.diary.batches(name)) >= 30, timeout_s=8, what="30 offers")
-
-
-def test_a_message_that_stays_in_line_goes_to_another_worker(tmp_path: Path) -> None:
-    (name,) = some(1)
-    limits = {"IN_LINE_MAX_S": 0.3}
-    with Worker(tmp_path, "-Q", "chores", limits=limits) as unlucky:
-        unlucky.diary.mark("taken", str(unlucky.child.pid))
-        send(name, "stays in line", queue="chores")
-        wait_until(lambda: unlucky.diary.batches(name), what="a first offer")
-
-        with Worker(tmp_path, "-Q", "chores", limits=limits) as other:
-            wait_for_all(other, [name])
-
-            assert unlucky.child.is_alive()
+    with Worker(tmp_path, "-Q", "chores") as other:
+        other.diary.wipe("desk taken")
+        wait_for_all(other, [name])
 
 
 def test_what_is_put_off_goes_back_and_is_done_later(tmp_path: Path) -> None:
@@ -419,16 +413,16 @@ def test_messages_of_a_lost_connection_are_done_and_not_shown_as_active_for_ever
     names = some(3)
     others = {connection["id"] for connection in client.client_list()}
     with Worker(tmp_path, "-Q", "chores", broker_transport_options=SOON_OVERDUE) as worker:
-        worker.diary.mark("taken", str(worker.child.pid))
-        for name in names:
-            send(name, "stays in line", queue="chores")
-        wait_until(lambda: len(worker.diary.batches(names[0])) > 3, what="some offers")
+        with frozen(worker.child.pids[0]):
+            for name in names:
+                send(name, "waits", queue="chores")
+        wait_until(lambda: worker.diary.batches() == [names], what="the batch")
         of_worker = {connection["id"] for connection in client.client_list()} - others
 
         for connection in of_worker:
             client.client_kill_filter(_id=connection)
         wait_until(lambda: "Connection to broker lost" in worker.log(), what="the loss")
-        worker.diary.wipe("taken")
+        worker.diary.mark("go on")
 
         wait_for_all(worker, names)
         wait_until(lambda: not in_hand(worker, "active"), timeout_s=5, what="nothing active")

@@ -24,6 +24,7 @@ from tests import (
     test_lua,
     test_movements,
     test_oracles,
+    test_parking,
     test_pauses,
     test_sweeper,
 )
@@ -182,6 +183,20 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         "return of == epoch and",
         "return of and",
         partial(test_lua.test_a_version_of_another_epoch_is_an_old_one, epoch="4"),
+    ),
+    (
+        "an order that ends makes way for those parked for its locks",
+        "settle.lua",
+        "if #due > 0 then",
+        "if false then",
+        test_parking.test_an_order_that_ends_makes_way_for_those_parked_for_its_locks,
+    ),
+    (
+        "an order that must wait itself wakes nobody",
+        "settle.lua",
+        "if done[holder] then",
+        "if true then",
+        test_parking.test_an_order_that_must_wait_itself_wakes_nobody,
     ),
     (
         "PostgreSQL serves orders in turn",

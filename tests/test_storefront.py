@@ -223,6 +223,8 @@ def test_a_shop_without_postgresql_says_so_and_comes_back(
     connections.close_all()
     postgres_server.stop()
     try:
+        # A page that was shown a moment ago may be shown once more.
+        wait_until(lambda: shopper.get("/").status != 200, what="the shop to notice")
         shop = shopper.get("/")
         still = shopper.get("/basket")
         placed = shopper.post("/orders", basket)

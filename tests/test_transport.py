@@ -18,6 +18,7 @@ from kombu.exceptions import OperationalError
 from kombu.transport import virtual
 from redis.commands.core import Script
 
+from tests import test_parking
 from tests.builders import wait_until
 from tests.crews import Worker
 from tests.errands import OURS, SOON_OVERDUE, STOCK, Diary, an_app, send, send_many
@@ -984,6 +985,27 @@ CONTROLS: list[tuple[str, str, str, str, Callable[..., None]]] = [
         "for at = 1, #ARGV do",
         test_what_is_put_back_is_first_in_line_again_as_if_never_fetched,
     ),
+    (
+        "one message looks for all that wait for the same",
+        "unpark",
+        "looks[at + 1] == '0' and ARGV[2] - 1 or 0",
+        "ARGV[2] - 1",
+        test_parking.test_one_message_looks_for_all_that_wait_for_the_same_and_the_oldest_comes_first,
+    ),
+    (
+        "looks become rare",
+        "unpark",
+        "(now - oldest) / 10",
+        "0",
+        test_parking.test_looks_become_rare_as_the_waiting_becomes_long,
+    ),
+    (
+        "nobody waits for a lock that is gone",
+        "park",
+        "call('EXISTS', awaited) == 1 and 20 or -now",
+        "60000",
+        test_parking.test_who_waits_for_a_key_that_is_gone_comes_back_at_once,
+    ),
 ]
 
 
@@ -998,7 +1020,7 @@ def test_without_its_safeguard_the_test_that_watches_it_turns_red(
     instead: str,
     watch: Callable[..., None],
 ) -> None:
-    scripts = {kind: transport._script(kind) for kind in ("fetch", "put_back")}
+    scripts = {kind: transport._script(kind) for kind in ("fetch", "put_back", "park", "unpark")}
     assert guard in scripts[name].script, f"{name}.lua no longer holds this safeguard in these words"
     scripts[name] = Script(client, scripts[name].script.replace(guard, instead))
     monkeypatch.setattr(transport, "_script", scripts.__getitem__)

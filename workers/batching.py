@@ -17,7 +17,7 @@ import random
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from itertools import chain
 from typing import Any
@@ -27,13 +27,16 @@ from celery import current_app, signals
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
+from celery.worker import request as celery_request
 from celery.worker import state
 from celery.worker import strategy as celery_strategy
 from celery.worker.request import create_request_cls
+from kombu.asynchronous import get_event_loop
+from kombu.utils.encoding import safe_repr, safe_str
 
 from workers.fail_points import reach
 from workers.task_events import TaskEvents
-from workers.transport import Transport
+from workers.transport import A_WHILE_MS, Channel, Park, Transport
 from workers.turn import pool_turn
 
 log = get_logger(__name__)
@@ -45,10 +48,6 @@ BATCH_BYTES = 256 * 1024
 #: timeout, so that nobody else gets its messages meanwhile.
 BATCH_SOFT_LIMIT_S = 3
 BATCH_HARD_LIMIT_S = 5
-#: How long a message stays in line here before it goes back to its queue, for any worker.
-IN_LINE_MAX_S = 4.0
-#: Seconds before messages that were told to stay in line are offered again.
-SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.002, 0.02
 #: Seconds of rest after a `TryLater`.
 SHORTEST_REST_S, LONGEST_REST_S = 0.25, 2.0
 
@@ -56,14 +55,23 @@ SHORTEST_REST_S, LONGEST_REST_S = 0.25, 2.0
 class Unhandled(Enum):
     """What `batch` may say of a message instead of a result."""
 
-    #: Offer it again in a moment; what it needs is taken.
-    IN_LINE = "in line"
     #: Run the task for it alone, Celery's own way.
     ALONE = "alone"
 
 
-#: The task's result, shown in events, or why there is none yet.
-Outcome = str | Unhandled
+#: The task's result, shown in events; or why there is none yet: it is run alone, or parked until what it waits for is over.
+Outcome = str | Unhandled | Park
+
+
+class Wait(Exception):
+    """A task that is run alone has to wait: raise `celery.exceptions.Retry` of it. `park`: for what, None for a while."""
+
+    def __init__(self, reason: str, park: Park | None = None) -> None:
+        super().__init__(reason, park)  # all of it: that is how it travels from the pool's process
+        self.park = park
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class TryLater(Exception):
@@ -80,6 +88,29 @@ class TryLater(Exception):
         return str(self.args[0])
 
 
+class Request(celery_request.Request):  # type: ignore[misc]
+    """A task whose message is parked when it is to be run again.
+
+    Celery would publish another message, acknowledge the first, and keep the new one in a worker's hands until its time
+    comes.
+    """
+
+    def on_retry(self, exc_info: Any) -> None:
+        """Park the message."""
+        channel = self._message.channel
+        if isinstance(channel, Channel):
+            tag = self._message.delivery_tag
+            channel.park({tag: getattr(exc_info.exception.exc, "park", None) or Park.a_while(tag)})
+            self.acknowledged = True
+        elif hub := get_event_loop():
+            # Another broker parks nothing: the message stays in hand meanwhile.
+            hub.call_later(A_WHILE_MS / 1000, self.reject, True)
+        else:
+            self.reject(requeue=True)
+        reason = safe_repr(exc_info.exception.exc)
+        self.send_event("task-retried", exception=reason, traceback=safe_str(exc_info.traceback))
+
+
 def run_batch(task_name: str, bodies: Sequence[bytes]) -> list[Outcome]:
     """In the pool's process: call the task's `batch` when it is this process's turn."""
     task: Any = current_app.tasks[task_name]
@@ -91,7 +122,7 @@ def run_batch(task_name: str, bodies: Sequence[bytes]) -> list[Outcome]:
     except SoftTimeLimitExceeded:
         if has_begun:
             raise
-        return [Unhandled.IN_LINE] * len(bodies)
+        raise TryLater("other batches take their time", rest_s=0) from None
     finally:
         pool_turn.end()
     if len(outcomes) != len(bodies):
@@ -141,12 +172,9 @@ class Line:
             app=app,
         )
         self._waiting: deque[Any] = deque()
-        #: Told to stay in line, and offered again when a timer says so, which ends with the connection.
-        self._in_line: set[Any] = set()
         self._is_scheduled = False
         #: Batches that were handed to the pool. When the connection is lost, the pool drops those it has not written yet.
         self._at_work: list[list[Any]] = []
-        self._wait_s = SHORTEST_WAIT_S
         self._rest_s = SHORTEST_REST_S
         self._resting_until = 0.0
 
@@ -197,7 +225,6 @@ class Line:
         state.task_reserved(request)
         for callback in callbacks or ():
             callback(request)
-        request.in_line_since = time.monotonic()
         self._waiting.append(request)
         self._schedule()
         return None
@@ -230,10 +257,9 @@ class Line:
 
     def forget(self) -> None:
         """Drop all. Messages of a connection that is gone come again; they can't be acknowledged here."""
-        for request in chain(self._waiting, self._in_line, *self._at_work):
+        for request in chain(self._waiting, *self._at_work):
             state.active_requests.discard(request)
         self._waiting.clear()
-        self._in_line.clear()
 
     def _may_begin(self) -> bool:
         """Whether a batch may go: when none is at work; and a full one already when one is, to wait there for its turn."""
@@ -267,28 +293,27 @@ class Line:
             _keep_once_written(job)
 
     def _on_accepted(self, batch: list[Any], pid: int, accepted_at: float) -> None:
-        """As `Request.on_accepted`, once: a message may stay in line through several batches."""
+        """As `Request.on_accepted`."""
         for request in batch:
-            if request.time_start is None:
-                request.worker_pid = pid
-                request.time_start = time.time() - (time.monotonic() - accepted_at)
-                state.task_accepted(request)
-                self._events.tell("task-started", request)
+            request.worker_pid = pid
+            request.time_start = time.time() - (time.monotonic() - accepted_at)
+            state.task_accepted(request)
+            self._events.tell("task-started", request)
 
     # --- out --------------------------------------------------------------------------------------
 
     def _on_done(self, batch: list[Any], outcomes: Sequence[Outcome], runtime_s: float) -> None:
-        in_line = []
+        parked: dict[Any, Park] = {}
         self._rest_s = SHORTEST_REST_S
         try:
             for request, outcome in zip(batch, outcomes, strict=True):
                 if isinstance(outcome, str):
                     self._succeed(request, outcome, runtime_s)
-                elif outcome is Unhandled.IN_LINE:
-                    in_line.append(request)
+                elif isinstance(outcome, Park):
+                    parked[request] = outcome
                 else:
                     self._go_alone(request)
-            self._stay_in_line(in_line, is_stuck=len(in_line) == len(batch))
+            self._park(parked)
         finally:
             # Whatever Redis did meanwhile, and whatever went wrong: what is not acknowledged comes again.
             self._go_on(batch)
@@ -300,26 +325,12 @@ class Line:
         request.acknowledge()
         self._events.tell("task-succeeded", request, result=repr(result), runtime=runtime_s)
 
-    def _stay_in_line(self, requests: list[Any], *, is_stuck: bool) -> None:
-        """Offer requests again soon, before those that came later; the longer nothing moves, the less often."""
-        self._wait_s = min(self._wait_s * 2, LONGEST_WAIT_S) if is_stuck else SHORTEST_WAIT_S
-        patient_since = time.monotonic() - IN_LINE_MAX_S
-        self._put_back([request for request in requests if request.in_line_since < patient_since])
-        again = [request for request in requests if request.in_line_since >= patient_since]
-        self._in_line.update(again)
-        if self._is_over():
-            self.forget()
-        elif again:
-            self._consumer.hub.call_later(random.uniform(0.5, 1) * self._wait_s, self._offer_again, again)
-
-    def _offer_again(self, requests: list[Any]) -> None:
-        self._in_line.difference_update(requests)
-        self._waiting.extendleft(reversed(requests))
-        if time.monotonic() < self._resting_until:
-            self._schedule()
-        elif not self._is_scheduled:
-            # This is a timer. The loop would come to what a timer wants done soon after its next event, or in a second.
-            self._begin()
+    def _park(self, parked: Mapping[Any, Park]) -> None:
+        for request in parked:
+            state.task_ready(request)
+        if parked and not self._is_over():
+            channel = next(iter(parked)).message.channel
+            channel.park({request.message.delivery_tag: park for request, park in parked.items()})
 
     def _go_alone(self, request: Any) -> None:
         if request.message.channel.is_lost:

@@ -14,18 +14,21 @@ It is kombu's own transport with the same keys and formats, so workers with and 
 - With kombu a message comes again when its worker has had it for longer than the visibility timeout: also one that waits
   there behind others which take their time, again and again. Here a worker says what it has in hand, and a message comes
   again when its worker has been silent for so long.
+- With kombu a message that must wait for something stays in a worker's hands, or goes to the end of its queue. Here it is
+  parked, in nobody's hands, until somebody looks whether its waiting is over.
 
 Written against kombu 5.7; `tests/test_contracts.py` fails when the parts of kombu that it relies on change.
 """
 
+import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib.resources import files
 from queue import Empty
 from time import monotonic, sleep, time
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import celery.app.amqp
@@ -63,6 +66,16 @@ KEPT_WITHIN = 1 / 3
 REST_S = 1.0
 #: A worker hears from Redis at least once a second while it waits for messages. Silent for longer, it takes none.
 ANSWERED_WITHIN_S = 4.0
+#: Parked messages by delivery tag; what they wait for, by when to look; before such a name: who waits for it.
+PARKED, PARKED_INDEX, PARKED_FOR = "parked", "parked_index", "parked:"
+#: Seconds between looks for parked messages, while there are some, and while there are none.
+UNPARK_EVERY_S, UNPARK_SELDOM_S = 0.02, 1.0
+#: Milliseconds for which a message waits at first, and at most, before a look whether its waiting is over.
+SHORTEST_LOOK_MS, LONGEST_LOOK_MS = 20, 500
+#: So many things are looked at in one go.
+LOOKS = 64
+#: How long a message is parked that waits for nothing else than a while, in milliseconds.
+A_WHILE_MS = 1_000
 #: Messages that no consumer can read are kept here, the newest thousand, for people to look at.
 UNREADABLE = "unreadable"
 #: Before a queue's name: the key that tells which worker it is left to.
@@ -75,6 +88,24 @@ _TAG = re.compile(rb'.*"delivery_tag":\s*"([^"]+)"', re.DOTALL)
 @cache
 def _script(name: str) -> Script:
     return Script(redis.Redis(), (files("workers") / "lua" / f"{name}.lua").read_text())
+
+
+class Park(NamedTuple):
+    """What a message waits for.
+
+    `awaited`: a name that those which wait for the same thing share. `since_ms`: Unix time; who has waited longest goes
+    first. `wait_ms`: until the first look whether the waiting is over; 0 where it is over as soon as there is no key of
+    that name in this Redis.
+    """
+
+    awaited: str
+    since_ms: int
+    wait_ms: int
+
+    @classmethod
+    def a_while(cls, delivery_tag: str) -> "Park":
+        """For nothing but time."""
+        return cls(delivery_tag, int(time() * 1000), round(random.uniform(0.5, 1) * A_WHILE_MS))
 
 
 class Unreadable(Exception):
@@ -162,7 +193,8 @@ class QoS(kombu_redis.QoS):
             return
         try:
             with self.channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
-                pipe.zrem(self.unacked_index_key, *tags).hdel(self.unacked_key, *tags).execute()
+                pipe.zrem(self.unacked_index_key, *tags).hdel(self.unacked_key, *tags).hdel(PARKED, *tags)
+                pipe.execute()
         except redis.ResponseError as refusal:
             hub = get_event_loop()
             if hub is None or not _is_of_a_broken_key(refusal):
@@ -184,6 +216,25 @@ class QoS(kombu_redis.QoS):
             return
         with self.channel.conn_or_acquire() as client:
             _script("put_back")([self.unacked_key, self.unacked_index_key], delivery_tags, client=client)
+
+    def park(self, parked: Mapping[str, Park]) -> None:
+        """Let messages wait in nobody's hands, each for something: by delivery tag."""
+        parked = {
+            tag: park
+            for tag, park in parked.items()
+            if not self.channel.does_once_taken(tag, partial(self.park, {tag: park}))
+        }
+        for tag in parked:
+            virtual.QoS.ack(self, tag)
+        if self.channel.is_lost or not parked:
+            return
+        keys = [self.unacked_key, self.unacked_index_key, PARKED, PARKED_INDEX]
+        args: list[Any] = [int(time() * 1000)]
+        for tag, park in parked.items():
+            args += [tag, *park]
+        with self.channel.conn_or_acquire() as client:
+            _script("park")(keys, args, client=client)
+        self.channel.connection.cycle.look_soon()
 
     def keep(self) -> None:
         """Say what is in hand: it counts as fetched now. What has been restored, to be done by another one, stays his."""
@@ -309,6 +360,23 @@ class Channel(kombu_redis.Channel):
     def put_back(self, delivery_tags: Sequence[str]) -> None:
         """Return fetched messages to their queues, first in line."""
         self.qos.put_back(delivery_tags)
+
+    def park(self, parked: Mapping[str, Park]) -> None:
+        """Let fetched messages wait in nobody's hands."""
+        self.qos.park(parked)
+
+    def unpark(self) -> bool:
+        """Put parked messages back at the heads of their queues whose waiting may be over; whether any are parked."""
+        args = [
+            int(time() * 1000),
+            FETCH_MAX,
+            LOOKS,
+            SHORTEST_LOOK_MS,
+            LONGEST_LOOK_MS,
+            random.uniform(0, 0.2),
+        ]
+        with self.conn_or_acquire() as client:
+            return bool(_script("unpark")([PARKED, PARKED_INDEX], args, client=client))
 
     def does_once_taken(self, delivery_tag: str, what: Callable[[], object]) -> bool:
         """Whether a message is still on its queue; `what` is then done as soon as it has been taken."""
@@ -567,6 +635,8 @@ class Poller(kombu_redis.MultiChannelPoller):
     """What waits for the channels of a connection."""
 
     _refused = ""
+    _loop: Any = None
+    _look: Any = None
 
     def maybe_restore_messages(self) -> None:
         """Look for overdue messages; where Redis refuses, say so once, and look again the next time."""
@@ -589,6 +659,37 @@ class Poller(kombu_redis.MultiChannelPoller):
                 channel.qos.keep()
             except (*channel.connection_errors, redis.ResponseError) as error:
                 log.info("Redis was not told what is in hand: %r", error)
+
+    def look_after_parked(self, loop: Any) -> Callable[[], object]:
+        """Look for parked messages from now on, in this loop; what ends it."""
+        self._loop = loop
+        self._look_at_parked()
+        return self._look_no_more
+
+    def _look_at_parked(self) -> None:
+        are_some = False
+        for channel in list(self._channels):
+            if channel.active_queues and not channel.is_lost:
+                try:
+                    are_some = channel.unpark() or are_some
+                except (*channel.connection_errors, redis.ResponseError) as error:
+                    log.info("parked messages are not looked for at present: %r", error)
+                break
+        if self._loop is not None:
+            self._look = self._loop.call_later(
+                UNPARK_EVERY_S if are_some else UNPARK_SELDOM_S, self._look_at_parked
+            )
+
+    def look_soon(self) -> None:
+        """Something was parked just now."""
+        if self._look is not None:
+            self._look.cancel()
+            self._look = self._loop.call_later(UNPARK_EVERY_S, self._look_at_parked)
+
+    def _look_no_more(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+        self._loop = self._look = None
 
 
 class Connection(kombu.Connection):
@@ -647,6 +748,7 @@ class Transport(kombu_redis.Transport):
             # kombu leaves it there: one more for each time that a connection is lost.
             partial(loop.on_tick.difference_update, loop.on_tick - others),
             loop.call_repeatedly(silent_s * KEPT_WITHIN, self.cycle.keep).cancel,
+            self.cycle.look_after_parked(loop),
         ]
 
     def close_connection(self, connection: Any) -> None:

@@ -1,7 +1,7 @@
 -- Publishes what PostgreSQL decided about orders, sets the counters of their SKUs to what it has free, and releases the locks
 -- taken for them. Idempotent; a state never goes back, and neither does a counter.
 --
--- KEYS 1 orders:open, 2 orders:cancelling, 3 epoch, 4 channel
+-- KEYS 1 orders:open, 2 orders:cancelling, 3 epoch, 4 channel, 5 parked_index
 -- ARGV 1 time-to-live s of an ended order, 2 number of orders (1,000 at most), 3 of SKUs, 4 of orders that must wait; then per
 --      order, each once: id, status, since when (ms), reason (JSON or ''), fingerprint; then per SKU, each once: sku, version, free
 --      units (both '' = there is no such product); then per order that must wait: id, id of the reserving call whose attempt is not
@@ -11,8 +11,7 @@
 --                then, where there are any, {'outdated', sku, ...}: their counters were dropped, publish them anew
 --   'kept': it had ended before. 'cancel_requested': it was confirmed while a client cancelled it; nothing was published, cancel it
 --      now. A rejection stays: a client may have read it in PostgreSQL before the cancellation was requested.
-local call = redis.call
-local ended, not_confirmed, news, outdated = {}, {}, {}, {'outdated'}  -- written and told at the end, together
+local call, ended, done, not_confirmed, news, outdated = redis.call, {}, {}, {}, {}, {'outdated'}  -- written and told at the end
 for at = 1, 2 do call('ZCARD', KEYS[at]) end  -- fails where one is no journal: now, with nothing half done
 
 local function settle(id, status, since, reason, fingerprint)
@@ -21,7 +20,7 @@ local function settle(id, status, since, reason, fingerprint)
   if was == nil then return {'broken'} end  -- what is missing is false
   local open = not was or was == 'queued'
   if was == 'queued' and status == 'confirmed' and cancel then return {'cancel_requested'} end
-  ended[#ended + 1] = id
+  ended[#ended + 1], done[id] = id, true
   if status ~= 'confirmed' then not_confirmed[#not_confirmed + 1] = id end
   if not open and not (was == 'confirmed' and status == 'cancelled') then return {'kept', was} end
   if was and recorded ~= fingerprint then
@@ -64,22 +63,26 @@ end
 
 -- The attempt of an order that must wait was no fault of its own.
 local function forgive(id, nonce)
-  local record = 'order:' .. id
-  local counted, attempts = unpack(redis.pcall('HMGET', record, 'call', 'attempts'))
+  local record, counted, attempts = 'order:' .. id, unpack(redis.pcall('HMGET', 'order:' .. id, 'call', 'attempts'))
   if counted == nonce then
     call('HSET', record, 'attempts', attempts - 1)
     call('HDEL', record, 'call')
   end
 end
 
+-- An order that took a lock and ended makes way: those parked for the lock are due. Where it must wait itself, so must they.
 local function release(from, to)
-  local locks, ours = {}, {}
+  local locks, ours, due = {}, {}, {}
   for lock = from, to, 2 do locks[#locks + 1] = 'lock:produto:' .. ARGV[lock] end
   -- A worker that froze for longer than the lock lives must not release the lock of the next holder: compare, then delete.
   for n, holder in ipairs(call('MGET', unpack(locks))) do
-    if holder == ARGV[from + 2 * n - 1] then ours[#ours + 1] = locks[n] end
+    if holder == ARGV[from + 2 * n - 1] then
+      ours[#ours + 1] = locks[n]
+      if done[holder] then due[#due + 1], due[#due + 2] = 0, locks[n] end
+    end
   end
   if #ours > 0 then call('DEL', unpack(ours)) end
+  if #due > 0 then redis.pcall('ZADD', KEYS[5], 'XX', unpack(due)) end
 end
 
 local replies, skus_at = {}, 5 + 5 * ARGV[2]

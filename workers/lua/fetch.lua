@@ -19,6 +19,7 @@ local left_to = call('GET', KEYS[4]) or ARGV[4]
 if #ARGV > 7 then
   call('HDEL', KEYS[1], unpack(ARGV, 8))
   call('ZREM', KEYS[2], unpack(ARGV, 8))
+  redis.pcall('HDEL', 'parked', unpack(ARGV, 8))  -- copies of what is done need no doing
 end
 
 -- Redis up to 6.2 walks a list from its head to pop many from its end: milliseconds for each fetch in a long line.

@@ -1,0 +1,25 @@
+-- Parks fetched messages: each waits for something that it names, in nobody's hands. `unpark.lua` brings them back.
+--
+-- KEYS 1 unacked, 2 unacked_index, 3 parked, 4 parked_index
+-- ARGV 1 now ms; then per message: delivery tag, what it waits for, since when it waits (ms), ms until somebody looks whether the
+--      waiting is over (0 = it waits for the key of that name to be gone; where that is gone already, it comes back at once)
+-- REPLY how many were parked; what is acknowledged or restored already is left alone
+local call = redis.call
+for at = 1, 4, 2 do call('HLEN', KEYS[at]) end  -- fails where one is broken: now, with nothing half done
+for at = 2, 4, 2 do call('ZCARD', KEYS[at]) end
+local now, count = tonumber(ARGV[1]), 0
+for at = 2, #ARGV, 4 do
+  local tag, awaited, since, wait = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
+  local record = call('HGET', KEYS[1], tag)
+  if record then
+    -- First what may be refused. A copy of a parked message takes its place: an order waits once, whoever enqueued it again.
+    call('ZADD', 'parked:' .. awaited, 'NX', since, tag)
+    call('HSET', KEYS[3], tag, record)
+    call('HDEL', KEYS[1], tag)
+    call('ZREM', KEYS[2], tag)
+    if wait == 0 then wait = call('EXISTS', awaited) == 1 and 20 or -now end
+    call('ZADD', KEYS[4], 'LT', now + wait, awaited)
+    count = count + 1
+  end
+end
+return count
