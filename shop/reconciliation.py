@@ -218,16 +218,18 @@ def _in_flight(client: TextRedis) -> set[str]:
 
 
 def _stale_locks(client: TextRedis, skus: list[str]) -> list[Difference]:
-    """Locks of these SKUs without an expiry: none of ours; they would stop their SKU for ever.
+    """Locks of these SKUs that live for longer than any of ours: they stop their SKU for as long, or for ever.
 
     They are looked for by name: to search all keys, which after a day of sales are millions, Redis would need seconds.
     """
     holders = client.mget([keys.lock(sku) for sku in skus])
-    return [
-        Difference(what=f"{keys.lock(sku)} has no expiry, held by {holder}", cause="")
-        for sku, holder in zip(skus, holders, strict=True)
-        if holder is not None and client.pttl(keys.lock(sku)) == -1
-    ]
+    found = []
+    for sku, holder in zip(skus, holders, strict=True):
+        left_ms = client.pttl(keys.lock(sku)) if holder is not None else 0
+        if left_ms == -1 or left_ms > keys.LOCK_TTL_MS:
+            until = "has no expiry" if left_ms == -1 else f"ends in {left_ms / 1000:,.0f} s"
+            found.append(Difference(what=f"{keys.lock(sku)} {until}, held by {holder}", cause=""))
+    return found
 
 
 def _overdue_orders(client: TextRedis) -> list[Difference]:

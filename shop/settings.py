@@ -93,6 +93,9 @@ TRUSTED_PROXIES = [ip_network(network) for network in env.list("TRUSTED_PROXIES"
 
 # --- what an order may be, and how many may wait -------------------------------------------------
 MAX_ORDER_LINES = env.int("MAX_ORDER_LINES", default=2000)
+if not 1 <= MAX_ORDER_LINES <= 3_000:
+    # Lua's stack holds no more than 8,000 values: the script that reserves an order names two keys for each line.
+    raise SystemExit(f"MAX_ORDER_LINES must be from 1 to 3000, and is {MAX_ORDER_LINES}")
 MAX_BODY_BYTES = 1_048_576
 #: Seconds in which a request's head must have arrived, and for which a connection may be idle.
 HEAD_TIMEOUT_S = env.int("HEAD_TIMEOUT_S", default=15)

@@ -49,3 +49,8 @@ def test_a_production_configuration_passes_django_s_deployment_check(database: s
 )
 def test_a_protection_that_is_left_off_is_told(changes: dict[str, str], code: str) -> None:
     assert code in warnings(**changes)
+
+
+@pytest.mark.parametrize("lines", ["0", "3001"])
+def test_more_lines_in_an_order_than_scripts_can_take_are_refused_by_name(lines: str) -> None:
+    assert f"MAX_ORDER_LINES must be from 1 to 3000, and is {lines}" in warnings(MAX_ORDER_LINES=lines)

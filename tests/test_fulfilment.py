@@ -654,3 +654,13 @@ def test_an_order_of_two_thousand_lines_works(client: "redis.Redis") -> None:
     assert fulfil([order], client=client) == {order.id: Status.CONFIRMED}
     assert free_in_redis(client, skus[-1]) == 1
     assert_at_rest(client)
+
+
+def test_an_order_of_as_many_lines_as_a_shop_may_allow_is_confirmed(client: "redis.Redis") -> None:
+    skus = [a_sku(stock=1) for _ in range(3_000)]
+    orders = accepted(client, an_order(*((sku, 1) for sku in skus)), an_order((skus[-1], 1)))
+
+    ended = fulfil(orders, client=client)
+
+    assert list(ended.values()) == [Status.CONFIRMED, Status.REJECTED]
+    assert client.get(keys.stock(skus[0])) == "0"

@@ -191,6 +191,17 @@ def test_a_lock_that_never_expires_and_an_order_that_never_ends_are_told(client:
     assert client.get(keys.lock(sku)) == "somebody"
 
 
+def test_a_lock_that_lives_for_longer_than_ours_is_told(client: "redis.Redis") -> None:
+    sku, ours = a_sku(), a_sku()
+    client.set(keys.lock(sku), "somebody", px=90_000)
+    client.set(keys.lock(ours), "an order", px=keys.LOCK_TTL_MS)
+
+    told = " ".join(str(difference) for difference in reconciliation.reconcile(client).differences)
+
+    assert f"{keys.lock(sku)} ends in 90 s, held by somebody" in told
+    assert keys.lock(ours) not in told
+
+
 def test_a_lock_that_never_expires_is_told_where_an_order_waits_for_it_though_no_product_has_that_sku(
     client: "redis.Redis",
 ) -> None:

@@ -13,14 +13,23 @@ import pytest
 import redis
 from django.db import connection
 
-from shop import books, keys
+from shop import books, keys, queue
 from shop.books import Intent, Question
 from shop.domain import Order
 from shop.models import Order as OrderRow
 from shop.models import Product
 from shop.stores import redis_client
-from tests.builders import a_sku, assert_at_rest, free_in_redis, wait_until
+from tests.builders import (
+    a_sku,
+    accepted,
+    an_order,
+    assert_at_rest,
+    free_in_redis,
+    status_in_books,
+    wait_until,
+)
 from tests.running import System, frozen
+from workers.app import app
 from workers.embedded import PostgresServer, RedisServer
 from workers.proc import descendants
 
@@ -105,6 +114,23 @@ def test_a_worker_frozen_for_longer_than_its_locks_live_oversells_nothing(crew: 
     assert Product.objects.get(sku=sku).confirmed == 100
     wait_until(lambda: not list(redis_client().scan_iter(match=keys.lock("*"))))
     assert_at_rest(redis_client())
+
+
+def test_an_order_that_somebody_revoked_in_flower_ends_all_the_same(
+    crew: System, client: "redis.Redis"
+) -> None:
+    sku = a_sku(stock=10)
+    order, alone = accepted(client, an_order((sku, 1)), an_order((sku, 1)))
+    messages = [msgspec.json.decode(queue.fulfil_message(each)) for each in (order, alone)]
+    messages[1]["headers"]["redelivered"] = True
+    crew.start("worker")
+
+    assert app.control.revoke([order.id, alone.id], reply=True, timeout=5)
+    client.lpush(keys.ORDER_QUEUE, *map(msgspec.json.encode, messages))
+
+    wait_until(lambda: not client.zcard(keys.OPEN_ORDERS), what="the end of both")
+    assert {status_in_books(order), status_in_books(alone)} == {"confirmed"}
+    assert crew.log("worker").count("was revoked, and is done all the same") >= 2
 
 
 def test_an_order_whose_message_was_lost_is_enqueued_again_by_the_sweeper(crew: System) -> None:

@@ -321,8 +321,16 @@ def test_a_worker_s_loop_has_no_more_to_do_after_its_connections_were_lost(
 
 def callbacks_of(worker: Worker) -> int:
     """How many callbacks a worker's loop makes in each of its turns."""
-    (answer,) = an_app().control.broadcast("callbacks", reply=True, destination=[worker.name], timeout=5)
-    return int(answer[worker.name])
+    answers: list[dict[str, int]] = []
+
+    def answered() -> bool:
+        # A worker that has just connected may not have subscribed yet.
+        reply = an_app().control.broadcast("callbacks", reply=True, destination=[worker.name], timeout=1)
+        answers.extend(reply or [])
+        return bool(answers)
+
+    wait_until(answered, what="its answer")
+    return answers[0][worker.name]
 
 
 def its_connection_is_lost_and_it_is_closed(taker: Taker) -> None:

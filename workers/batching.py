@@ -89,11 +89,17 @@ class TryLater(Exception):
 
 
 class Request(celery_request.Request):  # type: ignore[misc]
-    """A task whose message is parked when it is to be run again.
+    """A task that can't be revoked, and whose message is parked when it is to be run again.
 
     Celery would publish another message, acknowledge the first, and keep the new one in a worker's hands until its time
     comes.
     """
+
+    def revoked(self) -> bool:
+        """Never: what was promised to somebody is not dropped. The sweeper would send again what Celery drops, for hours."""
+        if self.id in state.revoked:
+            log.warning("task %s was revoked, and is done all the same", self.id)
+        return False
 
     def on_retry(self, exc_info: Any) -> None:
         """Park the message."""
