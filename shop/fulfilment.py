@@ -303,7 +303,7 @@ def _settle(
     """
     if not (recorded or found or locks or waiting):
         return {}
-    args: list[Any] = [keys.DAY_S, len(recorded), len(found), len(waiting)]
+    args: list[Any] = [settings.ENDED_ORDERS_KEPT_S, len(recorded), len(found), len(waiting)]
     for order_id, end in recorded.items():
         reason = _json.encode(end.reason) if end.reason else ""
         args += [order_id, end.status.value, end.since_ms, reason, end.fingerprint]

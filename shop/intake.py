@@ -188,7 +188,7 @@ async def close() -> None:
 
 
 async def _in_books(asked: Sequence[_Asked]) -> dict[str, str] | None:
-    """Fingerprints of orders that ended: Redis forgets them after a day, or with its data. None: PostgreSQL is away."""
+    """Fingerprints of orders that ended: Redis forgets them after a while, or with its data. None: PostgreSQL is away."""
     try:
         ids = uuid_array(order_id for each in asked for order_id in each.ids)
         return dict(await order_database.rows("fingerprints", ids=ids))

@@ -123,7 +123,7 @@ SPECS: Final = (
         type="hash",
         lifetime_s=None,
         owner="shop.intake, shop.fulfilment",
-        meaning="an order's document, state and attempts; without expiry while it is open, 24 h after it ended",
+        meaning="an order's document, state and attempts; while it is open, and `ENDED_ORDERS_KEPT_S` from its end",
     ),
     KeySpec(
         pattern="last_attempt:*",

@@ -105,6 +105,10 @@ ORDER_RATE_LIMIT = env.int("ORDER_RATE_LIMIT", default=0)
 REFUSED_RATE_LIMIT = env.int("REFUSED_RATE_LIMIT", default=250)
 QUEUE_LIMIT = env.int("QUEUE_LIMIT", default=200_000)
 MAX_ATTEMPTS = env.int("MAX_ATTEMPTS", default=5)
+#: For how long Redis knows an order after its end, in seconds. PostgreSQL knows it for good.
+ENDED_ORDERS_KEPT_S = env.int("ENDED_ORDERS_KEPT_S", default=900)
+if ENDED_ORDERS_KEPT_S < 1:
+    raise SystemExit(f"ENDED_ORDERS_KEPT_S must be 1 or more, and is {ENDED_ORDERS_KEPT_S}")
 #: When the sweeper first looks after an order: later than the broker needs to deliver a dead worker's messages again.
 SWEEP_AFTER_MS = env.int("SWEEP_AFTER_MS", default=20_000)
 

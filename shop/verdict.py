@@ -119,7 +119,7 @@ def _lost(purchases: Sequence[Purchase], books: Books, counters: Counters) -> Ch
         told = "/".join(sorted(states))
         row = books.orders.get(order_id)
         states.add(row.status if row else Status.QUEUED)
-        # Redis forgets an order a day after its end.
+        # Redis forgets an order some time after its end.
         states |= {counters.states[order_id]} if order_id in counters.states else set()
         if row and row.status is Status.CANCELLED:
             states.discard(Status.CONFIRMED)  # it was, when it was told

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import redis
+from django.conf import settings
 
 import tasks.maintenance
 from shop import keys, queue, sweeper
@@ -121,7 +122,7 @@ def test_an_order_is_fulfilled_by_a_worker_whose_clock_is_hours_off(
     by_ms(0)
 
     assert list(outcomes.values()) == [Status.CONFIRMED, Status.REJECTED]
-    assert client.ttl(keys.order(orders[0].id)) <= keys.DAY_S
+    assert client.ttl(keys.order(orders[0].id)) <= settings.ENDED_ORDERS_KEPT_S
     assert free_in_redis(client, sku) == 6
     assert_at_rest(client)
 
