@@ -227,7 +227,7 @@ def _text(
     yield "open", _number(state.open_orders)
     yield "waiting", _number(state.waiting)
     yield "in_hand", _number(state.in_hand)
-    yield "parked", _number(state.parked)
+    yield "parked", "unknown" if state.parked is None else _number(state.parked)
     yield "oldest", "none" if state.oldest_s is None else _age(state.oldest_s)
     yield "workers", UNKNOWN if state.workers is None else _number(len(state.workers))
     for share in QUANTILES:

@@ -27,11 +27,11 @@ class SystemState:
 
     `now_s`: Redis's clock, in Unix time. `waiting`: messages of orders that no worker has fetched; `oldest_s`: for how long
     the order that is next has waited, None too where the broker is not the orders' Redis; `in_hand`: messages that workers
-    have fetched and not finished. `workers`: those that can take orders, by the age of their last heartbeat.
-    `replaced`: processes that were replaced, newest first.
+    have fetched and not finished; `parked`: those that wait for a lock, a row or a while. `workers`: those that can take
+    orders, by the age of their last heartbeat. `replaced`: processes that were replaced, newest first.
 
-    What stands in a key of housekeeping that somebody has broken is unknown: None of `unreadable` and `workers`, and as
-    there was none yet of `reconcile`. The keys of orders are Redis's own state: broken, the whole look fails.
+    What stands in a key of housekeeping that somebody has broken is unknown: None of `parked`, `unreadable` and `workers`,
+    and as there was none yet of `reconcile`. The keys of orders are Redis's own state: broken, the whole look fails.
     """
 
     now_s: float
@@ -40,7 +40,7 @@ class SystemState:
     waiting: int = 0
     oldest_s: float | None = None
     in_hand: int = 0
-    parked: int = 0
+    parked: int | None = 0
     housekeeping: int = 0
     unreadable: int | None = 0
     workers: Mapping[str, float] | None = field(default_factory=dict)
@@ -65,15 +65,15 @@ def look(client: TextRedis) -> SystemState:
         pipe.llen(keys.ORDER_QUEUE)
         pipe.lindex(keys.ORDER_QUEUE, -1)
         pipe.hlen("unacked")
-        pipe.hlen(keys.PARKED)
         pipe.llen(keys.MAINTENANCE_QUEUE)
         found = pipe.execute()
         # Of housekeeping: no order needs them.
+        pipe.hlen(keys.PARKED)
         pipe.llen("unreadable")
         pipe.zrange(heartbeat.SEEN, 0, -1)
         pipe.pttl(keys.SWEEPER_HEARTBEAT)
         pipe.get(keys.LAST_RECONCILE)
-        unreadable, names, swept_left_ms, verdict = known(pipe.execute(raise_on_error=False))
+        parked, unreadable, names, swept_left_ms, verdict = known(pipe.execute(raise_on_error=False))
     (seconds, microseconds), *counts = found
     now_s = seconds + microseconds / 1e6
     return SystemState(
@@ -83,8 +83,8 @@ def look(client: TextRedis) -> SystemState:
         waiting=counts[2],
         oldest_s=_waited_s(counts[3], now_s) if BROKER_IS_LEDGER else None,
         in_hand=counts[4],
-        parked=counts[5],
-        housekeeping=counts[6],
+        parked=parked,
+        housekeeping=counts[5],
         unreadable=unreadable,
         workers=None if names is None else _alive(client, names),
         swept_s=_age_s(swept_left_ms, HEARTBEAT_TTL_S),

@@ -72,8 +72,16 @@ def a_busy_crew(crew: Worker, **options: Any) -> Iterator[str]:
 
 def in_hand(worker: Worker, kind: str) -> set[str]:
     """The ids that a worker calls `active` or `reserved`."""
-    answer = getattr(app.control.inspect(destination=[worker.name], timeout=5), kind)()
-    return {request["id"] for request in answer[worker.name]}
+    answers: dict[str, Any] = {}
+
+    def answered() -> bool:
+        # A worker that has just connected may not have subscribed yet.
+        inspect = app.control.inspect(destination=[worker.name], timeout=1)
+        answers.update(getattr(inspect, kind)() or {})
+        return bool(answers)
+
+    wait_until(answered, what="its answer")
+    return {request["id"] for request in answers[worker.name]}
 
 
 def wait_in_line(worker: Worker, names: list[str]) -> None:

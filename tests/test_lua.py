@@ -12,6 +12,7 @@ import redis
 
 from shop import keys, scripts
 from shop.domain import Status
+from shop.stock import SETTLE_KEYS
 from tests.builders import wait_until
 
 NAMES = sorted(
@@ -303,7 +304,7 @@ def settle(
         args += [order, status, 3000, "", "f"]
     for part in (*stock, *waiting):
         args += part
-    names = [keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.EPOCH, keys.SETTLED_CHANNEL]
+    names = list(SETTLE_KEYS)
     return scripts.run(client, "settle", names, [*args, *locks])
 
 

@@ -18,6 +18,7 @@ from shop import books, fulfilment, intake, keys, results, scripts, stores
 from shop.books import Intent, Question
 from shop.domain import Order, Reason, ReasonCode, Status
 from shop.results import OrderState, Settlements
+from shop.stock import SETTLE_KEYS
 from shop.stores import BrokenKey, RedisLine, StoreUnavailable, WebDatabase
 from tests.builders import a_sku, accepted, an_order, wait_until
 from tests.chaos.proxy import FaultProxy
@@ -74,7 +75,7 @@ def statements_counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 def settled(order: Order) -> tuple[list[str], list[Any]]:
     """Names and arguments with which `settle.lua` publishes that the order was confirmed."""
-    names = [keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.EPOCH, keys.SETTLED_CHANNEL]
+    names = list(SETTLE_KEYS)
     return names, [keys.DAY_S, 1, 0, 0, order.id, Status.CONFIRMED.value, 1_000, "", order.fingerprint]
 
 
