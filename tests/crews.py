@@ -76,7 +76,7 @@ def in_hand(worker: Worker, kind: str) -> set[str]:
 
     def answered() -> bool:
         # A worker that has just connected may not have subscribed yet.
-        inspect = app.control.inspect(destination=[worker.name], timeout=1)
+        inspect = app.control.inspect(destination=[worker.name], timeout=5)
         answers.update(getattr(inspect, kind)() or {})
         return bool(answers)
 

@@ -91,7 +91,7 @@ def test_what_is_left_of_an_order_in_redis_after_a_quarter_of_an_hour_is_its_key
 ) -> None:
     """At most 300 bytes for an order of three lines, with a key of 36 characters; with its record it is thrice as many."""
     skus = [a_sku(stock=100_000) for _ in range(3)]
-    orders = [an_order(*((sku, 1) for sku in skus)) for _ in range(2_048)]
+    orders = [an_order(*((sku, 1) for sku in skus)) for _ in range(4_096)]
     before = client.info("memory")["used_memory"]
 
     for at in range(0, len(orders), 256):

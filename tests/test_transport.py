@@ -325,7 +325,7 @@ def callbacks_of(worker: Worker) -> int:
 
     def answered() -> bool:
         # A worker that has just connected may not have subscribed yet.
-        reply = an_app().control.broadcast("callbacks", reply=True, destination=[worker.name], timeout=1)
+        reply = an_app().control.broadcast("callbacks", reply=True, destination=[worker.name], timeout=5)
         answers.extend(reply or [])
         return bool(answers)
 
