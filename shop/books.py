@@ -94,8 +94,10 @@ class Refused(Exception):
     """PostgreSQL takes none of these orders, for what one of them is: text or a number that it can't store."""
 
 
-def decide(questions: Sequence[Question]) -> Decisions:
+def decide(questions: Sequence[Question], *, followed: str = "") -> Decisions:
     """Decide orders in one transaction, in this order: all of them, or none and `Refused`.
+
+    `followed`: the PostgreSQL that Redis follows; any other decides nothing, and is as good as unavailable.
 
     An order that has a row already keeps it, and its row is what is returned: of two workers with one order, the second
     learns what the first decided. Raises `StoreUnavailable` with nothing known; asking again is safe.
@@ -106,7 +108,7 @@ def decide(questions: Sequence[Question]) -> Decisions:
     now_ms = int(time.time() * 1000)
     reach("worker.before_commit")
     with store_faults():
-        ((*columns,),) = _asked(_parameters(questions, skus, totals, now_ms))
+        ((*columns,),) = _asked(_parameters(questions, skus, totals, now_ms) | {"followed": followed})
     reach("worker.after_commit")
     *decided, versions, free = (msgspec.json.decode(column) for column in columns)
     return Decisions(

@@ -135,10 +135,12 @@ class _Batch:
 
     `blocked`: those that wait for a row of PostgreSQL, not for a lock. `tried`: the orders whose attempt was counted, with
     the id of the call that did. `is_worth_another_round`: Redis called an order short, PostgreSQL did not, and the counters
-    say so now.
+    say so now. `epoch`, `followed`: of this moment in Redis; what another PostgreSQL decides is not published.
     """
 
     is_worth_another_round: bool = False
+    epoch: str = ""
+    followed: str = ""
     questions: list[Question] = field(default_factory=list)
     ended: dict[str, Outcome] = field(default_factory=dict)
     busy: dict[str, str] = field(default_factory=dict)
@@ -151,7 +153,7 @@ def _reserve(orders: list[Order], batch: _Batch, client: TextRedis, rules: Rules
     """Reserve for all; those that Redis has forgotten are asked about again, once it has their record."""
     while orders:
         call = secrets.token_hex(8)
-        replies = _run_reserve(orders, call, client, rules)
+        *replies, (batch.epoch, batch.followed) = _run_reserve(orders, call, client, rules)
         # What was reserved is noted before a record is restored: a store that is unavailable then ends the round.
         asked = sorted(zip(orders, replies, strict=True), key=lambda pair: pair[1] == ["unrecorded"])
         batch.tried |= {order.id: call for order, reply in asked if reply[0] in _ATTEMPTS}
@@ -241,7 +243,7 @@ def _restore(order: Order, client: TextRedis, rules: Rules) -> None:
 def _conclude(batch: _Batch, client: TextRedis) -> dict[str, Outcome]:
     """Decide the batch's orders and publish what became of them. Orders that must wait are noted as busy."""
     with tracing.step("decide"):
-        decided = _decide(batch.questions)
+        decided = _decide(batch.questions, batch.followed)
     recorded: dict[str, Recorded] = {}
     for question in batch.questions:
         match decided.outcomes[question.order.id]:
@@ -259,7 +261,7 @@ def _conclude(batch: _Batch, client: TextRedis) -> dict[str, Outcome]:
     waiting = _forgiven({order_id: batch.tried[order_id] for order_id in batch.busy.keys() & batch.tried})
     reach("worker.before_settle")
     with tracing.step("settle"):
-        outcomes = _settle(recorded, decided.stock, batch.locks, client, waiting=waiting)
+        outcomes = _settle(recorded, decided.stock, batch.locks, client, waiting=waiting, epoch=batch.epoch)
     reach("worker.after_settle")
     tracing.ended(_ends(batch.questions, recorded, outcomes))
     return outcomes
@@ -276,16 +278,16 @@ def _ends(
             yield question.order, outcome, end.reason if end.status is outcome else None
 
 
-def _decide(questions: list[Question]) -> Decisions:
+def _decide(questions: list[Question], followed: str) -> Decisions:
     """Decide orders together. Where PostgreSQL can't store one of them it takes none: halve until it stands alone."""
     try:
-        return books.decide(questions)
+        return books.decide(questions, followed=followed)
     except Refused as refusal:
         if len(questions) == 1:
             log.error("PostgreSQL can't store an order", order=questions[0].order.id, refusal=str(refusal))
             return Decisions(outcomes={questions[0].order.id: refusal})
     half = len(questions) // 2
-    first, second = _decide(questions[:half]), _decide(questions[half:])
+    first, second = _decide(questions[:half], followed), _decide(questions[half:], followed)
     return Decisions(outcomes=first.outcomes | second.outcomes, stock=first.stock | second.stock)
 
 
@@ -296,20 +298,24 @@ def _settle(
     client: TextRedis,
     *,
     waiting: Mapping[str, str] = _NONE,
+    epoch: str = "",
 ) -> dict[str, Outcome]:
     """Publish ends and stock and release locks; then carry out the cancellations that showed in doing so.
 
-    `waiting`: orders of which an attempt is not to be counted, with the id of the call that counted it.
+    `waiting`: orders of which an attempt is not to be counted, with the id of the call that counted it. `epoch`: in which
+    they were decided. Raises `StoreUnavailable`, with nothing published, where PostgreSQL went back since.
     """
     if not (recorded or found or locks or waiting):
         return {}
-    args: list[Any] = [settings.ENDED_ORDERS_KEPT_S, len(recorded), len(found), len(waiting)]
+    args: list[Any] = [settings.ENDED_ORDERS_KEPT_S, len(recorded), len(found), len(waiting), epoch]
     for order_id, end in recorded.items():
         reason = _json.encode(end.reason) if end.reason else ""
         args += [order_id, end.status.value, end.since_ms, reason, end.fingerprint]
     args += [*stock.as_arguments(found), *(part for each in waiting.items() for part in each), *locks]
     with store_faults():
         replies = scripts.run(client, "settle", list(stock.SETTLE_KEYS), args)
+    if replies == ["superseded"]:
+        raise StoreUnavailable("PostgreSQL went back after it had decided")
     if len(replies) > len(recorded):
         stock.refresh(client, replies.pop()[1:])
     outcomes: dict[str, Outcome] = {}

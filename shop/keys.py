@@ -13,6 +13,10 @@ OPEN_ORDERS: Final = "orders:open"
 CANCELLATIONS: Final = "orders:cancelling"
 #: Which history of PostgreSQL the versions in Redis are of.
 EPOCH: Final = "epoch"
+#: Which PostgreSQL Redis follows, and how far it was when somebody looked last (`shop.continuity`).
+FOLLOWED: Final = "followed"
+#: Exists while somebody lets a PostgreSQL that went back and Redis tell one story again.
+RECOVERING: Final = "recovering"
 SETTLED_CHANNEL: Final = "orders:settled"
 ORDER_QUEUE: Final = "orders"
 MAINTENANCE_QUEUE: Final = "maintenance"
@@ -152,6 +156,20 @@ SPECS: Final = (
         lifetime_s=None,
         owner="shop.stock",
         meaning="grows when PostgreSQL goes back, so that all versions are old",
+    ),
+    KeySpec(
+        pattern=FOLLOWED,
+        type="string",
+        lifetime_s=None,
+        owner="shop.continuity",
+        meaning="the PostgreSQL that Redis follows, and how far it was",
+    ),
+    KeySpec(
+        pattern=RECOVERING,
+        type="string",
+        lifetime_s=120,
+        owner="shop.continuity",
+        meaning="PostgreSQL went back, and somebody sees to it",
     ),
     KeySpec(
         pattern="rate:*", type="string", lifetime_s=2, owner="shop.intake", meaning="a client's token bucket"

@@ -160,6 +160,16 @@ class PauseChange(models.Model):
         return f"{self.part} {'paused' if self.is_paused else 'resumed'} by {self.who}"
 
 
+class History(models.Model):
+    """How far PostgreSQL's history is: one row, counted on by each sweep (`shop.continuity`)."""
+
+    is_one = models.BooleanField(primary_key=True, default=True)
+    ticks = models.BigIntegerField(db_default=0)
+
+    def __str__(self) -> str:
+        return f"{self.ticks} ticks"
+
+
 class ApiKey(models.Model):
     """An API key, by its SHA-256; the key itself is stored nowhere. `client` owns the orders made with it."""
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from django.db import models
 
-from shop.models import ApiKey, Order, OrderLine, PauseChange, Product, StockMovement
+from shop.models import ApiKey, History, Order, OrderLine, PauseChange, Product, StockMovement
 from shop.redis_permissions import Process
 from shop.stores import rows
 
@@ -33,6 +33,7 @@ NEEDED: Final[Mapping[Process, Mapping[type[models.Model], str]]] = {
         Product: _WRITES,
         StockMovement: _ADDS,
         ApiKey: _READS,
+        History: _WRITES,
     },
     Process.SCHEDULER: {},
 }
@@ -40,7 +41,7 @@ NEEDED: Final[Mapping[Process, Mapping[type[models.Model], str]]] = {
 #: Functions that it calls.
 CALLED: Final[Mapping[Process, list[str]]] = {
     Process.WEB: [],
-    Process.WORKER: ["shop_decide"],
+    Process.WORKER: ["shop_decide", "shop_lineage"],
     Process.SCHEDULER: [],
 }
 

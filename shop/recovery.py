@@ -5,6 +5,7 @@ its client was told it. Where the books know more, Redis follows them. Stock is 
 Everything is safe to repeat. Best done before web processes and workers start; while orders flow it does no harm.
 """
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,7 +15,7 @@ import msgspec
 import structlog
 
 from shop import books, clients, fulfilment, keys, stock
-from shop.books import Intent, Question, Recorded
+from shop.books import Blocked, Intent, Question, Recorded
 from shop.domain import Order, Reason, Status
 from shop.reconciliation import Difference
 from shop.stores import TextRedis, rows, store_faults
@@ -23,6 +24,8 @@ log = structlog.get_logger()
 
 #: Orders, or SKUs, of one step.
 BATCH = 500
+#: Seconds until a product row is asked for again that another transaction holds.
+BLOCKED_WAIT_S = 0.05
 
 _document = msgspec.json.Decoder(Order)
 _reason = msgspec.json.Decoder(Reason)
@@ -56,6 +59,8 @@ class Recovery:
 def recover(client: TextRedis) -> Recovery:
     """Bring both stores together. Raises `StoreUnavailable`."""
     done = Recovery()
+    # What was decided before and not published yet is of a PostgreSQL that is gone.
+    stock.begin_epoch(client)
     for remembered in _remembered(client):
         _compare(remembered, done, client)
     _publish_all(client)
@@ -100,7 +105,10 @@ def _book(each: Remembered, done: Recovery) -> None:
     intent = Intent.BOOK if each.status is Status.CONFIRMED else Intent(each.status.value)
     question = Question(order=each.order, intent=intent, reason=each.reason)
     decided = books.decide([question]).outcomes[each.order.id]
-    if isinstance(decided, Recorded):
+    while isinstance(decided, Blocked):
+        time.sleep(BLOCKED_WAIT_S)
+        decided = books.decide([question]).outcomes[each.order.id]
+    if isinstance(decided, Recorded) and decided.status is each.status:
         done.booked += 1
         return
     log.error("an order that was confirmed can't be booked again", order=each.order.id)
@@ -127,7 +135,6 @@ def _agree(each: Remembered, found: Recorded, done: Recovery, client: TextRedis)
 
 def _publish_all(client: TextRedis) -> None:
     """Show what PostgreSQL has of every SKU, and nothing of SKUs that it does not have any more."""
-    stock.begin_epoch(client)
     for pattern in (keys.stock("*"), keys.version("*")):
         prefix = len(pattern) - 1
         for names in _batches(_found(client, pattern)):

@@ -31,7 +31,7 @@ def publish(client: TextRedis, stock: Mapping[str, Stock | None]) -> None:
     for at in range(0, len(found), PUBLISH_BATCH):
         batch = dict(found[at : at + PUBLISH_BATCH])
         with store_faults():
-            scripts.run(client, "settle", list(SETTLE_KEYS), [0, 0, len(batch), 0, *as_arguments(batch)])
+            scripts.run(client, "settle", list(SETTLE_KEYS), [0, 0, len(batch), 0, "", *as_arguments(batch)])
 
 
 def as_arguments(stock: Mapping[str, Stock | None]) -> list[Any]:

@@ -12,8 +12,8 @@ import msgspec
 import structlog
 from django.conf import settings
 
-from shop import books, clients, fulfilment, keys, pauses, queue, scripts, stock
-from shop.domain import Order
+from shop import books, clients, continuity, fulfilment, keys, pauses, queue, scripts, stock
+from shop.domain import Order, Status
 from shop.pauses import Part
 from shop.stores import BrokenKey, RowHeld, StoreUnavailable, TextRedis, rows, store_faults
 from workers.fail_points import reach
@@ -44,6 +44,8 @@ def sweep(client: TextRedis) -> dict[str, int]:
     now_ms = int(time.time() * 1000)
     failures: list[Exception] = []
     found: dict[str, int] = {}
+    with _apart(failures):
+        continuity.mind(client)
     with _apart(failures):
         mind_clocks(client, now_ms)
     with _apart(failures):
@@ -241,8 +243,9 @@ def cancel_overdue(client: TextRedis, now_ms: int) -> int:
     for order_id in overdue:
         is_done = False
         with _apart_told("order can't be cancelled", order_id), store_faults():
-            fulfilment.cancel(order_id, client=client)
-            is_done = client.zscore(keys.OPEN_ORDERS, order_id) is None
+            status = fulfilment.cancel(order_id, client=client)
+            # One that PostgreSQL has lost comes back, if Redis knows it; else nobody does.
+            is_done = status is not Status.QUEUED or not client.exists(keys.order(order_id))
         with store_faults():
             if is_done:
                 client.zrem(keys.CANCELLATIONS, order_id)

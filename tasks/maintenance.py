@@ -4,7 +4,7 @@ import time
 
 import structlog
 
-from shop import compaction, reconciliation, sweeper
+from shop import compaction, continuity, reconciliation, sweeper
 from shop.stores import BrokenKey, StoreUnavailable, redis_client
 from workers.app import app
 
@@ -33,6 +33,16 @@ def sweep() -> dict[str, int]:
         if bugs:
             raise bugs from None
         return {}
+
+
+@app.task(name="tasks.maintenance.follow", soft_time_limit=3600, time_limit=3660)
+def follow() -> str:
+    """PostgreSQL went back: let both stores tell one story again, and follow it. Returns what was done in a line."""
+    try:
+        return continuity.follow_anew(redis_client()).summary()
+    except StoreUnavailable as away:
+        log.warning("recovery put off", reason=str(away))
+        return "put off"
 
 
 @app.task(name="tasks.maintenance.reconcile")

@@ -10,10 +10,10 @@ from workers.app import app  # noqa: F401 - what celery runs
 _decide = books.decide
 
 
-def _decide_or_die(questions: list[Any]) -> Any:
+def _decide_or_die(questions: list[Any], **history: str) -> Any:
     if any(each.order.reference == "poison" and each.intent == "take" for each in questions):
         os.kill(os.getpid(), signal.SIGKILL)
-    return _decide(questions)
+    return _decide(questions, **history)
 
 
 books.decide = _decide_or_die

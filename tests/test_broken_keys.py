@@ -239,7 +239,7 @@ def test_an_order_with_a_broken_record_is_held_and_no_other(
         else:
             decide = fulfilment.books.decide
 
-            def breaking_meanwhile(questions: Any) -> Any:
+            def breaking_meanwhile(questions: Any, **_: object) -> Any:
                 monkeypatch.undo()
                 until_mended.enter_context(breaking)
                 return decide(questions)

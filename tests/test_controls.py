@@ -20,6 +20,7 @@ from tests import (
     test_books,
     test_claims,
     test_clocks,
+    test_continuity,
     test_fulfilment,
     test_lua,
     test_movements,
@@ -197,6 +198,20 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         "if done[holder] then",
         "if true then",
         test_parking.test_an_order_that_must_wait_itself_wakes_nobody,
+    ),
+    (
+        "what was decided in an earlier epoch is not published",
+        "settle.lua",
+        "if ARGV[5] ~= '' and ARGV[5] ~= epoch then",
+        "if false then",
+        test_continuity.test_what_one_decided_that_went_back_since_is_not_published,
+    ),
+    (
+        "a count that was seen before is no continuation",
+        "follow.lua",
+        "tonumber(ticks) >= tonumber(ARGV[2])",
+        "false",
+        test_continuity.test_one_that_went_back_decides_nothing_until_it_is_what_clients_were_told,
     ),
     (
         "PostgreSQL serves orders in turn",

@@ -180,7 +180,7 @@ def test_a_holder_that_froze_past_its_lock_does_not_release_the_next_holders(
     (order,) = accepted(client, an_order((sku, 1)))
     decide = books.decide
 
-    def freeze(questions: list[Question]) -> object:
+    def freeze(questions: list[Question], **_: object) -> object:
         client.set(keys.lock(sku), "the next holder", px=4000)
         return decide(questions)
 
@@ -198,7 +198,7 @@ def test_the_lock_is_held_from_reserving_until_the_commit_is_settled(
     (order,) = accepted(client, an_order((sku, 1)))
     decide, seen = books.decide, []
 
-    def look(questions: list[Question]) -> object:
+    def look(questions: list[Question], **_: object) -> object:
         recorded = decide(questions)
         seen.append((client.get(keys.lock(sku)), 0 < client.pttl(keys.lock(sku)) <= 5000))
         return recorded
@@ -217,7 +217,7 @@ def test_locks_that_are_switched_off_are_not_taken(
     (order,) = accepted(client, an_order((sku := a_sku(stock=10), 1)))
     decide, holders = books.decide, []
 
-    def look(questions: list[Question]) -> object:
+    def look(questions: list[Question], **_: object) -> object:
         holders.append(client.get(keys.lock(sku)))
         return decide(questions)
 
@@ -241,7 +241,7 @@ def test_a_worker_that_dies_leaves_the_order_to_the_next_one(
     with monkeypatch.context() as fault:
         decide = books.decide
 
-        def die(questions: list[Question]) -> object:
+        def die(questions: list[Question], **_: object) -> object:
             if step == "after the decision":
                 decide(questions)
             raise Died
@@ -290,7 +290,7 @@ def test_whatever_redis_loses_under_a_worker_the_books_stay_exact(
     (order,) = accepted(client, an_order((sku, 8)))
     decide = books.decide
 
-    def lose(questions: list[Question]) -> object:
+    def lose(questions: list[Question], **_: object) -> object:
         recorded = decide(questions) if step == "after the decision" else None
         match lost:
             case "everything":
@@ -333,7 +333,7 @@ def test_a_redis_that_went_back_under_a_worker_shows_what_postgresql_has(
     (order,) = accepted(client, an_order((sku, 8)))
     decide = books.decide
 
-    def freeze(questions: list[Question]) -> object:
+    def freeze(questions: list[Question], **_: object) -> object:
         decided = decide(questions)
         if cancelled:
             books.cancel(order.id)
@@ -360,7 +360,7 @@ def test_a_key_that_redis_lost_and_took_for_another_order_shows_the_one_in_the_b
     another = an_order((other, 3), key=key)
     decide = books.decide
 
-    def lose(questions: list[Question]) -> object:
+    def lose(questions: list[Question], **_: object) -> object:
         """Everything; stock is published and the key comes again before PostgreSQL has the order."""
         client.flushdb()
         stock.refresh(client, [wanted, other])
@@ -470,7 +470,7 @@ def killed_by(killer: Order) -> Callable[[list[Question]], object]:
     """Deciding, for a worker which dies when that order is in its hands."""
     decide = books.decide
 
-    def decide_or_die(questions: list[Question]) -> object:
+    def decide_or_die(questions: list[Question], **_: object) -> object:
         if killer.id in {question.order.id for question in questions}:
             raise Died
         return decide(questions)
@@ -508,7 +508,7 @@ def test_an_order_whose_last_attempt_is_at_work_is_not_given_up_by_a_copy_of_its
     (order,) = accepted(client, an_order((sku, 8)))
     decide, copies = books.decide, []
 
-    def meet_a_copy(questions: list[Question]) -> object:
+    def meet_a_copy(questions: list[Question], **_: object) -> object:
         monkeypatch.setattr(books, "decide", decide)
         copies.append(fulfil([order], client=client, rules=Rules(max_attempts=1)))
         return decide(questions)
@@ -554,7 +554,7 @@ def test_a_store_that_is_away_costs_an_order_no_attempt(
     (order,) = accepted(client, an_order((sku, 8)))
     with monkeypatch.context() as fault:
 
-        def away(questions: list[Question]) -> object:
+        def away(questions: list[Question], **_: object) -> object:
             raise StoreUnavailable("PostgreSQL: gone")
 
         fault.setattr(books, "decide", away)
@@ -573,7 +573,7 @@ def test_an_outage_turns_no_rejection_into_a_failure(
     (order,) = accepted(client, an_order((a_sku(stock=1), 2)))
     with monkeypatch.context() as fault:
 
-        def away(questions: list[Question]) -> object:
+        def away(questions: list[Question], **_: object) -> object:
             raise StoreUnavailable("PostgreSQL: gone")
 
         fault.setattr(books, "decide", away)
@@ -634,7 +634,7 @@ def test_a_cancellation_of_a_queued_order_is_carried_out_unless_it_is_rejected_m
         client.hset(keys.order(order.id), "cancel", "1")
         client.zadd(keys.CANCELLATIONS, {order.id: 1})
 
-    def request_meanwhile(questions: list[Question]) -> object:
+    def request_meanwhile(questions: list[Question], **_: object) -> object:
         request()
         return decide(questions)
 

@@ -288,7 +288,8 @@ def reserve(
     ]
     for order, *lines in orders:
         args += [order, len(lines) // 2, *lines]
-    return scripts.run(client, "reserve", [keys.OPEN_ORDERS], args)
+    *replies, _history = scripts.run(client, "reserve", [keys.OPEN_ORDERS], args)
+    return replies
 
 
 def settle(
@@ -297,9 +298,10 @@ def settle(
     stock: tuple[tuple[str, int | str, int | str], ...] = (),
     waiting: tuple[tuple[str, str], ...] = (),
     locks: tuple[str, ...] = (),
+    epoch: str = "",
 ) -> Any:
     """Settle orders, each `(id, status)`, publish stock, each `(sku, version, free)`; `waiting`: `(id, reserving call)`."""
-    args: list[Any] = [100, len(orders), len(stock), len(waiting)]
+    args: list[Any] = [100, len(orders), len(stock), len(waiting), epoch]
     for order, status in orders:
         args += [order, status, 3000, "", "f"]
     for part in (*stock, *waiting):

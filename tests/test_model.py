@@ -84,6 +84,8 @@ def test_each_script_that_orders_meet_is_in_the_map() -> None:
         # Not in the model: polling, and records that Redis lost.
         "shop/lua/read.lua",
         "shop/lua/restore.lua",
+        # Nor how a PostgreSQL that goes back is noticed: there, it is.
+        "shop/lua/follow.lua",
     }
 
 

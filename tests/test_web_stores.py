@@ -76,7 +76,7 @@ def statements_counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def settled(order: Order) -> tuple[list[str], list[Any]]:
     """Names and arguments with which `settle.lua` publishes that the order was confirmed."""
     names = list(SETTLE_KEYS)
-    return names, [keys.DAY_S, 1, 0, 0, order.id, Status.CONFIRMED.value, 1_000, "", order.fingerprint]
+    return names, [keys.DAY_S, 1, 0, 0, "", order.id, Status.CONFIRMED.value, 1_000, "", order.fingerprint]
 
 
 # --- sharing ----------------------------------------------------------------------------------------------

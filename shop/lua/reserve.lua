@@ -8,7 +8,7 @@
 --                | {'exhausted'} | {'unrecorded'} | {'paused'} | {'broken'}
 --   'reserved': names the SKUs whose locks this call took for the order. 'short': by the counters a line is not free; nothing was
 --   taken. 'busy': another order has the SKU's lock. 'held': it may not begin in a batch, or not now. 'unrecorded': Redis lost the
---   order. 'broken': its key is no record.
+--   order. 'broken': its key is no record. At the end the epoch, and the PostgreSQL that is followed ('' = none is known).
 local call, paused = redis.call, redis.call('EXISTS', 'pause:fulfilment') == 1
 local nonce, lock_ttl, allowed, in_company = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 call('ZCARD', KEYS[1])  -- fails where that is no journal: now, with no attempt counted and nothing taken
@@ -72,4 +72,6 @@ for sku, units in pairs(left) do counters[#counters + 1], counters[#counters + 2
 -- By the thousand: Lua's stack holds no more than 8,000 values.
 for from = 1, #counters, 1000 do call('MSET', unpack(counters, from, math.min(from + 999, #counters))) end
 if #sweeps > 0 then call('ZADD', KEYS[1], 'XX', unpack(sweeps)) end
+local history = call('MGET', 'epoch', 'followed')
+replies[#replies + 1] = {history[1] or '0', history[2] or ''}
 return cjson.encode(replies)

@@ -2,13 +2,13 @@
 -- taken for them. Idempotent; a state never goes back, and neither does a counter.
 --
 -- KEYS 1 orders:open, 2 orders:cancelling, 3 epoch, 4 channel, 5 parked_index
--- ARGV 1 time-to-live s of an ended order, 2 number of orders (1,000 at most), 3 of SKUs, 4 of orders that must wait; then per
---      order, each once: id, status, since when (ms), reason (JSON or ''), fingerprint; then per SKU, each once: sku, version, free
---      units (both '' = there is no such product); then per order that must wait: id, id of the reserving call whose attempt is not
---      counted; then locks: sku, owner, ...
+-- ARGV 1 time-to-live s of an ended order, 2 number of orders (1,000 at most), 3 of SKUs, 4 of orders that must wait, 5 epoch in
+--      which all this was decided ('' = now); then per order, each once: id, status, since when (ms), reason (JSON or ''),
+--      fingerprint; then per SKU, each once: sku, version, free units (both '' = there is no such product); then per order that
+--      must wait: id, id of the reserving call whose attempt is not counted; then locks: sku, owner, ...
 -- PUBLISHES a line per order: id, status, since when, fingerprint, reason ('' = none).
--- REPLY JSON, per order: {'settled'} | {'kept', status} | {'cancel_requested'} | {'broken'} (its key is no record);
---                then, where there are any, {'outdated', sku, ...}: their counters were dropped, publish them anew
+-- REPLY JSON, per order: {'settled'} | {'kept', status} | {'cancel_requested'} | {'broken'} (its key is no record); then, where there
+--      are any, {'outdated', sku, ...}: their counters were dropped, publish them anew. {'superseded'} alone: the epoch is over.
 --   'kept': it had ended before. 'cancel_requested': it was confirmed while a client cancelled it; nothing was published, cancel it
 --      now. A rejection stays: a client may have read it in PostgreSQL before the cancellation was requested.
 local call, ended, done, not_confirmed, news, outdated = redis.call, {}, {}, {}, {}, {'outdated'}  -- written and told at the end
@@ -85,11 +85,11 @@ local function release(from, to)
   if #due > 0 then redis.pcall('ZADD', KEYS[5], 'XX', unpack(due)) end
 end
 
-local replies, skus_at = {}, 5 + 5 * ARGV[2]
-local waiting_at = skus_at + 3 * ARGV[3]
-local locks_at = waiting_at + 2 * ARGV[4]
+local replies, skus_at = {}, 6 + 5 * ARGV[2]
+local waiting_at, locks_at = skus_at + 3 * ARGV[3], skus_at + 3 * ARGV[3] + 2 * ARGV[4]
 local epoch = call('MGET', KEYS[3])[1] or '0'
-for at = 5, skus_at - 1, 5 do replies[#replies + 1] = settle(unpack(ARGV, at, at + 4)) end
+if ARGV[5] ~= '' and ARGV[5] ~= epoch then return cjson.encode({'superseded'}) end
+for at = 6, skus_at - 1, 5 do replies[#replies + 1] = settle(unpack(ARGV, at, at + 4)) end
 for from = skus_at, waiting_at - 1, 999 do publish(from, math.min(from + 998, waiting_at - 1), epoch) end
 for at = waiting_at, locks_at - 1, 2 do forgive(ARGV[at], ARGV[at + 1]) end
 for from = locks_at, #ARGV, 1000 do release(from, math.min(from + 999, #ARGV)) end

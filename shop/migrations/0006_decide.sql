@@ -14,12 +14,13 @@
 -- the units of these that are to be taken. `are_new`: no order has been decided, as far as the caller knows.
 -- Result, per order: outcome (a status, `blocked`, `again`), since when (Unix ms), reason, fingerprint of the row, blocking SKU.
 -- Per SKU: version and free units, NULL for one that does not exist.
--- Raises 40001 where one of the orders has been decided after all: call again, without `are_new`.
+-- `followed`: which PostgreSQL, and how far, Redis follows ('' = it does not know). Raises 55000 where this is not its
+-- continuation (`shop.continuity`), and 40001 where one of the orders has been decided after all: call again, without `are_new`.
 CREATE OR REPLACE FUNCTION shop_decide(
     ids uuid[], clients text[], intents text[], customers text[], refs text[], given_prints text[], given_reasons jsonb[],
     accepted_ms bigint[], line_ends int[],
     line_orders int[], line_positions int[], line_skus text[], line_places int[], line_units bigint[],
-    skus text[], to_lock int, totals bigint[], are_new boolean, ended_ms bigint,
+    skus text[], to_lock int, totals bigint[], are_new boolean, ended_ms bigint, followed text,
     OUT outcomes text[], OUT since_ms bigint[], OUT reasons jsonb[], OUT prints text[], OUT blocking text[],
     OUT versions bigint[], OUT free bigint[]
 ) LANGUAGE plpgsql AS $$
@@ -36,6 +37,12 @@ DECLARE
     locked int;
     is_enough boolean;
 BEGIN
+    IF followed <> '' AND (
+        split_part(followed, ' ', 1) <> shop_lineage()
+        OR split_part(followed, ' ', 2)::bigint > coalesce((SELECT ticks FROM shop_history), 0)
+    ) THEN
+        RAISE EXCEPTION 'this is not the PostgreSQL that Redis has followed' USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
     since_ms := array_fill(ended_ms, ARRAY[orders]);
     reasons := given_reasons;
     prints := given_prints;

@@ -6,6 +6,15 @@ from typing import ClassVar
 from django.db import migrations, models
 
 
+#: The server's name for life, and its timeline, which a promotion or a recovery from an archive changes
+#: (PostgreSQL's documentation, 25.3.6). The control file tells the timeline only after the next checkpoint.
+LINEAGE = """
+CREATE FUNCTION shop_lineage() RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT (SELECT system_identifier FROM pg_control_system())::text || ':' || left(pg_walfile_name(pg_current_wal_lsn()), 8)
+$$
+"""
+
+
 class Migration(migrations.Migration):
     """Make the function; drop the column."""
 
@@ -15,6 +24,14 @@ class Migration(migrations.Migration):
         # With a default, so that the way back finds one for the orders that are there.
         migrations.AlterField("order", "reservation", models.CharField(max_length=32, db_default="")),
         migrations.RemoveField("order", "reservation"),
+        migrations.CreateModel(
+            "History",
+            [
+                ("is_one", models.BooleanField(default=True, primary_key=True, serialize=False)),
+                ("ticks", models.BigIntegerField(db_default=0)),
+            ],
+        ),
+        migrations.RunSQL(LINEAGE, "DROP FUNCTION shop_lineage"),
         migrations.RunSQL(
             (files("shop") / "migrations" / "0006_decide.sql").read_text(),
             "DROP FUNCTION shop_decide",

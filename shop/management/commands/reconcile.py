@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from shop import reconciliation, recovery, stock
+from shop import continuity, reconciliation, stock
 from shop.reconciliation import Difference
 from shop.stores import StoreUnavailable, redis_client
 
@@ -57,7 +57,7 @@ class Command(BaseCommand):
             sys.exit(1)
 
     def _recover(self) -> list[Difference]:
-        done = recovery.recover(redis_client())
+        done = continuity.follow_anew(redis_client())
         self.stdout.write(done.summary())
         return done.differences
 
