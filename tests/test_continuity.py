@@ -85,7 +85,7 @@ def test_one_that_went_back_decides_nothing_until_it_is_what_clients_were_told(c
     assert_at_rest(client)
 
 
-def test_without_the_refusal_units_that_clients_were_promised_are_sold_again(
+def test_were_it_to_decide_units_that_clients_were_promised_would_be_sold_again(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sku = a_sku(stock=10)
@@ -101,22 +101,21 @@ def test_without_the_refusal_units_that_clients_were_promised_are_sold_again(
     assert fulfil([rival], client=client) == {rival.id: Status.CONFIRMED}
 
 
-def test_what_one_decided_that_went_back_since_is_not_published(
-    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_one_decided_that_went_back_since_is_not_published(client: "redis.Redis") -> None:
     """Its worker froze between the decision and its publication, and wakes up when all is over."""
     sku = a_sku(stock=10)
     (order,) = accepted(client, an_order((sku, 8)))
 
     def frozen(point: str) -> None:
         if point == "worker.before_settle":
-            monkeypatch.undo()
+            patch.undo()
             goes_back(order)
             continuity.follow_anew(client)
 
-    monkeypatch.setattr(fulfilment, "reach", frozen)
-    with pytest.raises(StoreUnavailable, match="went back after it had decided"):
-        fulfil([order], client=client)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fulfilment, "reach", frozen)
+        with pytest.raises(StoreUnavailable, match="went back after it had decided"):
+            fulfil([order], client=client)
 
     assert (status_in_redis(client, order), status_in_books(order)) == ("queued", None)
     assert fulfil([order], client=client) == {order.id: Status.CONFIRMED}

@@ -389,7 +389,7 @@ def looks_of_one_who_waits(
 def test_whoever_waits_is_told_the_end_that_was_published_without_another_look(client: "redis.Redis") -> None:
     (order,) = accepted(client, an_order(("A", 1)))
     names, arguments = settled(order)
-    arguments[5], arguments[7] = "rejected", '{"code":"unknown_sku","detail":"a word or two"}'
+    arguments[6], arguments[8] = "rejected", '{"code":"unknown_sku","detail":"a word or two"}'
 
     state, looks = looks_of_one_who_waits(
         client, order, lambda: scripts.run(client, "settle", names, arguments)
