@@ -399,7 +399,8 @@ def test_patience_ends_while_others_hold_every_connection() -> None:
         ends = asyncio.run(asyncio.wait_for(ask_twice(peer.url), 5))
 
     assert [type(end) for end in ends] == [Unavailable, Unavailable]
-    assert len(peer.requests) == 1
+    # The second may get the connection in the very moment in which both lose their patience.
+    assert len(peer.requests) <= 2
 
 
 @pytest.mark.parametrize(

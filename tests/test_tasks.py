@@ -15,7 +15,7 @@ from tests.builders import a_sku, accepted, an_order
 from workers.batching import Unhandled
 
 
-def too_slow(*_: Any) -> None:
+def too_slow(*_: Any, **__: Any) -> None:
     """For a PostgreSQL that takes longer than a batch may."""
     raise SoftTimeLimitExceeded
 
