@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -544,9 +545,140 @@ def test_messages_of_a_queue_that_is_given_up_meanwhile_are_not_lost(client: "re
 # --- beginning with what a look shows ------------------------------------------------------------
 
 
+@contextmanager
+def a_leader(client: "redis.Redis", *, for_ms: int = 60_000, prefetch: int = 0) -> Iterator[Taker]:
+    """A consumer to which its queue was just left, for so long, and that waits for a message."""
+    with pytest.MonkeyPatch.context() as patch, a_taker(FIRST, prefetch=prefetch) as taker:
+        patch.setattr(transport, "LEFT_TO_ONE_MS", for_ms)
+        put_many(client, 1)
+        taker.take()
+        taker.messages.pop().ack()
+        taker.take()
+        yield taker
+
+
 def whereabouts(client: "redis.Redis") -> tuple[int, int, int]:
     """How many messages are on the queue, recorded as unacknowledged, and in the index of these."""
     return client.llen(FIRST), client.hlen("unacked"), client.zcard("unacked_index")
+
+
+def test_whoever_has_the_queue_for_himself_begins_with_a_lone_message_and_takes_it_afterwards(
+    client: "redis.Redis",
+) -> None:
+    with a_leader(client) as taker:
+        put_many(client, 1)
+        taker.take()
+        begun = (len(taker.messages), whereabouts(client))
+        taker.take()
+
+        assert begun == (1, (1, 0, 0))
+        assert (len(taker.messages), whereabouts(client)) == (1, (0, 1, 1))
+
+
+def test_a_message_that_was_done_before_it_was_taken_is_never_recorded(client: "redis.Redis") -> None:
+    with a_leader(client) as taker:
+        client.config_resetstat()
+        put_many(client, 1)
+        taker.take()
+        taker.messages[0].ack()
+        done = whereabouts(client)
+        taker.take()
+
+        assert (done, whereabouts(client)) == ((1, 0, 0), (0, 0, 0))
+        assert "cmdstat_hset" not in client.info("commandstats")
+
+
+@pytest.mark.parametrize(
+    "why", [{"for_ms": 1}, {"prefetch": 1}], ids=["it is not left to us any more", "no place beside it"]
+)
+def test_a_message_is_taken_before_it_is_begun_where_others_might_take_it(
+    client: "redis.Redis", why: dict[str, int]
+) -> None:
+    with a_leader(client, **why) as taker:
+        put_many(client, 1)
+        taker.take()
+
+        assert (len(taker.messages), whereabouts(client)) == (1, (0, 1, 1))
+
+
+def test_what_is_rejected_before_it_was_taken_is_dropped_once_it_is(client: "redis.Redis") -> None:
+    with a_leader(client) as taker:
+        put_many(client, 1)
+        taker.take()
+        taker.messages[0].reject()
+        taker.take()
+
+        assert (len(taker.messages), whereabouts(client)) == (1, (0, 0, 0))
+
+
+def test_what_is_put_back_before_it_was_taken_is_first_in_line_again(client: "redis.Redis") -> None:
+    with a_leader(client) as taker:
+        (text,) = put_many(client, 1)
+        taker.take()
+        taker.channel.put_back([taker.messages[0].delivery_tag])
+        put_many(client, 1)
+        fetch_now(taker)
+        behind = taker.messages[1:]
+
+        assert (client.lrange(FIRST, 0, -1), client.hlen("unacked")) == ([text], len(behind))
+        assert len(behind) == 1
+
+
+def test_others_that_are_put_back_with_it_do_not_wait_for_it(client: "redis.Redis") -> None:
+    with a_leader(client) as taker:
+        put_many(client, 1)
+        fetch_now(taker)
+        taker.take()
+        put_many(client, 1)
+        taker.take()
+        first, begun = (message.delivery_tag for message in taker.messages)
+        before = whereabouts(client)
+        taker.channel.put_back([first, begun])
+
+        assert (before, whereabouts(client)) == ((1, 1, 1), (2, 0, 0))
+
+
+def test_an_acknowledgement_that_a_fetch_came_too_early_for_is_sent_soon(client: "redis.Redis") -> None:
+    with a_leader(client) as taker:
+        put_many(client, 1)
+        taker.take()
+        begun = whereabouts(client)
+        with an_event_loop() as hub:
+            fetch_begins(taker)
+            taker.messages[0].ack()
+            late = monotonic() + 2 * transport.ACKNOWLEDGE_WITHIN_S
+            wait_until(
+                lambda: next(hub.loop) is None and monotonic() > late, what="the timer, before the answer"
+            )
+            taker.take()
+            recorded = whereabouts(client)
+            wait_until(
+                lambda: next(hub.loop) is None and not client.hlen("unacked"), what="the acknowledgement"
+            )
+
+        assert (begun, recorded) == ((1, 0, 0), (0, 1, 1))
+
+
+def fetch_begins(taker: Taker) -> None:
+    """Let a consumer send its next fetch, without reading the answer."""
+    taker.channel._next_fetch_at = 0.0
+    taker.connection.transport.cycle.on_poll_start()
+
+
+def test_what_cannot_be_put_back_once_it_was_taken_keeps_nothing_from_those_that_came_with_it(
+    client: "redis.Redis",
+) -> None:
+    def refuse() -> None:
+        raise redis.ResponseError("OOM command not allowed when used memory > 'maxmemory'")
+
+    with a_leader(client) as taker:
+        put_many(client, 1)
+        taker.take()
+        taker.channel.does_once_taken(taker.messages[0].delivery_tag, refuse)
+        put_many(client, 2)
+        fetch_now(taker)
+
+        assert (len(taker.messages), whereabouts(client)) == (3, (0, 3, 3))
 
 
 def test_what_a_full_redis_does_not_take_back_is_no_longer_in_hand(
@@ -562,13 +694,58 @@ def test_what_a_full_redis_does_not_take_back_is_no_longer_in_hand(
         taker.channel.do_restore = False  # it dies; the message comes again when it is overdue
 
 
-def test_whoever_ends_lone_messages_keeps_up(client: "redis.Redis") -> None:
-    with a_taker(FIRST) as taker, pytest.MonkeyPatch.context() as patch:
+def test_a_channel_that_was_lost_with_a_message_begun_is_closed(client: "redis.Redis") -> None:
+    with a_leader(client) as taker:
         put_many(client, 1)
         taker.take()
+        taker.messages[0].ack()
+        connection = taker.channel.connection
+        taker.channel.connection = None
+        taker.channel.take_shown()
+        taker.channel.connection = connection
+
+        assert (taker.channel.shown_tag, whereabouts(client)) == ("", (1, 0, 0))
+
+
+@pytest.mark.parametrize("is_done", [True, False], ids=["done", "not done"])
+def test_what_was_begun_at_the_end_stays_on_the_queue_if_it_was_not_done(
+    client: "redis.Redis", is_done: bool
+) -> None:
+    with a_leader(client) as taker:
+        put_many(client, 2)
+        taker.take()
+        if is_done:
+            taker.messages[0].ack()
+
+    assert (len(taker.messages), whereabouts(client)) == (1, (1 if is_done else 2, 0, 0))
+
+
+def test_what_was_begun_by_one_that_died_is_there_for_the_next(client: "redis.Redis") -> None:
+    with a_leader(client) as one, a_taker(FIRST) as other:
+        put_many(client, 1)
+        one.take()
+        one.channel.client.connection.disconnect()
         client.delete(LEFT_TO + FIRST)  # as time does
+
+        assert other.take() == 1
+        assert ids_of(other.messages) == ids_of(one.messages)
+
+
+def test_what_is_shown_and_cannot_be_read_is_kept_apart_once(client: "redis.Redis") -> None:
+    with a_leader(client) as taker:
+        (garbage,) = put(client, BROKEN["a list"])
+        taker.take()
+        put_many(client, 1)
+        wait_until(taker.take, what="the message behind it")
+
+        assert client.lrange("unreadable", 0, -1) == [garbage]
+        assert (len(taker.messages), client.llen(FIRST), client.hlen("unacked")) == (1, 0, 1)
+
+
+def test_whoever_ends_lone_messages_keeps_up(client: "redis.Redis") -> None:
+    with a_leader(client, for_ms=30) as taker, pytest.MonkeyPatch.context() as patch:
+        wait_until(lambda: not client.exists(LEFT_TO + FIRST), what="the end of that")
         patch.setattr(transport, "LEFT_TO_ONE_MS", 60_000)
-        taker.messages.pop().ack()
         put_many(client, 1)
         taker.take()
 
@@ -803,6 +980,13 @@ CONTROLS: list[tuple[str, str, str, str, Callable[..., None]]] = [
         test_of_a_long_line_all_workers_take,
     ),
     (
+        "what is done already is not recorded",
+        "fetch",
+        "tag and tag ~= ARGV[7]",
+        "tag",
+        test_a_message_that_was_done_before_it_was_taken_is_never_recorded,
+    ),
+    (
         "what is put back keeps its order",
         "put_back",
         "for at = #ARGV, 1, -1 do",
@@ -853,13 +1037,65 @@ def test_without_its_safeguard_the_test_that_watches_it_turns_red(
         watch(client)
 
 
+def all_or_nothing(put_back: Callable[..., None]) -> Callable[..., None]:
+    """Messages wait with one of them that is still on its queue."""
+
+    def put_all_back(qos: transport.QoS, tags: list[str]) -> None:
+        if not any(qos.channel.does_once_taken(tag, partial(put_back, qos, tags)) for tag in tags):
+            put_back(qos, tags)
+
+    return put_all_back
+
+
 OFF: list[tuple[str, type, str, Callable[..., Any], Callable[..., None]]] = [
+    (
+        "only what is left to us is begun before it is taken",
+        transport.Channel,
+        "_may_begin_with",
+        lambda *_: True,
+        partial(test_a_message_is_taken_before_it_is_begun_where_others_might_take_it, why={"for_ms": 1}),
+    ),
+    (
+        "what is begun before it is taken leaves a place",
+        transport.Channel,
+        "_may_begin_with",
+        lambda *_: True,
+        partial(test_a_message_is_taken_before_it_is_begun_where_others_might_take_it, why={"prefetch": 1}),
+    ),
     (
         "what was done last is said at the end",
         transport.QoS,
         "restore_unacked_once",
         virtual.QoS.restore_unacked_once,
         test_acknowledgements_that_wait_at_the_end_are_sent,
+    ),
+    (
+        "what is returned with what was not taken yet does not wait for it",
+        transport.QoS,
+        "put_back",
+        all_or_nothing(transport.QoS.put_back),
+        test_others_that_are_put_back_with_it_do_not_wait_for_it,
+    ),
+    (
+        "what is returned before it was taken waits for that",
+        transport.Channel,
+        "does_once_taken",
+        lambda *_: False,
+        test_what_is_put_back_before_it_was_taken_is_first_in_line_again,
+    ),
+    (
+        "what is dropped before it was taken waits for that",
+        transport.Channel,
+        "does_once_taken",
+        lambda *_: False,
+        test_what_is_rejected_before_it_was_taken_is_dropped_once_it_is,
+    ),
+    (
+        "what was done is taken at the end",
+        transport.Channel,
+        "take_shown",
+        lambda _: None,
+        partial(test_what_was_begun_at_the_end_stays_on_the_queue_if_it_was_not_done, is_done=True),
     ),
     (
         "a message with an acknowledgement is no longer in hand",

@@ -9,6 +9,8 @@ It is kombu's own transport with the same keys and formats, so workers with and 
 - kombu makes a client for each operation. Here a channel has one.
 - With kombu all workers reach for what comes. Here they leave it to one of them while that one keeps up, because one batch
   costs less than several parts of it, and does not meet the locks of the others.
+- With kombu a worker works on what it has taken. Here one that has a queue for itself begins with a lone message when it
+  sees it, and takes it from the queue a moment later: a write to Redis less that somebody waits for.
 - With kombu a message comes again when its worker has had it for longer than the visibility timeout: also one that waits
   there behind others which take their time, again and again. Here a worker says what it has in hand, and a message comes
   again when its worker has been silent for so long.
@@ -156,12 +158,14 @@ class QoS(kombu_redis.QoS):
         """Return the message to its queue, or drop it. On a channel that was lost it comes again by itself."""
         if self.channel.is_lost:
             virtual.QoS.ack(self, delivery_tag)
-            return
-        try:
-            super().reject(delivery_tag, requeue=requeue)
-        except redis.ResponseError:
-            virtual.QoS.ack(self, delivery_tag)  # nobody has it in hand: it comes again
-            raise
+        elif not self.channel.does_once_taken(
+            delivery_tag, partial(self.reject, delivery_tag, requeue=requeue)
+        ):
+            try:
+                super().reject(delivery_tag, requeue=requeue)
+            except redis.ResponseError:
+                virtual.QoS.ack(self, delivery_tag)  # nobody has it in hand: it comes again
+                raise
 
     def take_acknowledged(self) -> list[str]:
         """The acknowledgements that wait, to be sent now. One that can't be sent costs a redelivery, not a message."""
@@ -172,9 +176,19 @@ class QoS(kombu_redis.QoS):
         """Whether all that was delivered is acknowledged."""
         return len(self._delivered) == len(self._dirty)
 
+    def is_acknowledged(self, delivery_tag: str) -> bool:
+        """Whether that acknowledgement waits to be sent."""
+        return delivery_tag in self._acknowledged
+
     def flush(self) -> None:
-        """Send the acknowledgements that wait."""
+        """Send the acknowledgements that wait, but for that of a message which the next fetch takes."""
         tags = self.take_acknowledged()
+        if self.channel.shown_tag in tags:
+            tags.remove(self.channel.shown_tag)
+            self._acknowledged.append(self.channel.shown_tag)
+            if (hub := get_event_loop()) and not self.channel.closed:
+                # The fetch that is under way may be too early for it, and the last for long.
+                hub.call_later(ACKNOWLEDGE_WITHIN_S, self.flush)
         if not tags or self.channel.is_lost:
             return
         try:
@@ -191,6 +205,11 @@ class QoS(kombu_redis.QoS):
 
     def put_back(self, delivery_tags: Sequence[str]) -> None:
         """Return messages to the heads of their queues, as if they had never been fetched."""
+        delivery_tags = [
+            tag
+            for tag in delivery_tags
+            if not self.channel.does_once_taken(tag, partial(self.put_back, [tag]))
+        ]
         for tag in delivery_tags:
             virtual.QoS.ack(self, tag)
         if self.channel.is_lost or not delivery_tags:
@@ -200,6 +219,11 @@ class QoS(kombu_redis.QoS):
 
     def park(self, parked: Mapping[str, Park]) -> None:
         """Let messages wait in nobody's hands, each for something: by delivery tag."""
+        parked = {
+            tag: park
+            for tag, park in parked.items()
+            if not self.channel.does_once_taken(tag, partial(self.park, {tag: park}))
+        }
         for tag in parked:
             virtual.QoS.ack(self, tag)
         if self.channel.is_lost or not parked:
@@ -222,6 +246,7 @@ class QoS(kombu_redis.QoS):
     def restore_unacked_once(self, stderr: Any = None) -> None:
         """At shutdown: say what was done, also where nothing is left to return; kombu would see to what is left alone."""
         with self._as_far_as_possible():
+            self.channel.take_shown()
             self.flush()
         super().restore_unacked_once(stderr)
 
@@ -265,6 +290,9 @@ class Channel(kombu_redis.Channel):
     look that takes nothing. `fetch.lua` then takes from all queues; the others wait for that, `brpop_timeout` at most.
     The first queue is left to another worker which keeps up with it: nothing is in its hands, or it has ended something
     since its last fetch.
+
+    A worker to which the queue is left begins with the message that a look shows it. Until its next fetch this message lies
+    on the queue, where nothing can happen to it; a worker that comes across it nevertheless does it a second time.
     """
 
     QoS = QoS
@@ -276,8 +304,12 @@ class Channel(kombu_redis.Channel):
     #: Whether the last fetch found something, so that the next one comes soon. A new channel begins with a fetch: its answer
     #: comes at once, and shows that the channel may run scripts.
     is_awake = True
+    #: The tag of a message that was delivered and is still on its queue, where there is one, and that message.
+    shown_tag = ""
+    _shown: bytes | None = None
     _shared: Any = None
     _asked: Sequence[str] = ()
+    _asked_at = _left_to_us_until = 0.0
     _carried: Sequence[str] = ()
     _next_fetch_at = 0.0
     _resting_until = 0.0
@@ -287,6 +319,7 @@ class Channel(kombu_redis.Channel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._name = uuid4().hex
+        self._once_taken: list[Callable[[], object]] = []
         super().__init__(*args, **kwargs)
 
     @property
@@ -344,6 +377,31 @@ class Channel(kombu_redis.Channel):
         ]
         with self.conn_or_acquire() as client:
             return bool(_script("unpark")([PARKED, PARKED_INDEX], args, client=client))
+
+    def does_once_taken(self, delivery_tag: str, what: Callable[[], object]) -> bool:
+        """Whether a message is still on its queue; `what` is then done as soon as it has been taken."""
+        is_on_queue = delivery_tag == self.shown_tag
+        if is_on_queue:
+            self._once_taken.append(what)
+        return is_on_queue
+
+    def take_shown(self) -> None:
+        """At shutdown: take a message that was done from its queue. One that was not done stays there."""
+        if self.shown_tag and self.qos.is_acknowledged(self.shown_tag) and not self.is_lost:
+            with self.conn_or_acquire() as client:
+                client.lrem(self._asked[-1], -1, self._shown)
+        self._is_taken()
+
+    def _is_taken(self) -> None:
+        """No message that was delivered is on its queue any more: do what waits for that."""
+        self.shown_tag, self._shown = "", None
+        once_taken, self._once_taken = self._once_taken, []
+        for what in once_taken:
+            try:
+                what()
+            except redis.ResponseError as refusal:
+                # What came with it is to be delivered all the same.
+                log.warning("a message was not returned, and comes again after a while: %s", refusal)
 
     def close(self) -> None:
         """Close it and all its sockets, whatever Redis says to what is to be done last.
@@ -408,7 +466,7 @@ class Channel(kombu_redis.Channel):
     def _ask(self, connection: Any) -> None:
         # Its answer is for these queues, whatever is given up or taken up meanwhile.
         first, *others = self.active_queues
-        self._asked = [*others, first]
+        self._asked, self._asked_at = [*others, first], monotonic()
         limit = self.qos.can_consume_max_estimate()
         keeps_up = bool(self._carried) or self.qos.has_nothing_in_hand()
         script = _script("fetch")
@@ -420,6 +478,7 @@ class Channel(kombu_redis.Channel):
             self._name,
             LEFT_TO_ONE_MS if keeps_up else 0,
             FETCH_MAX,
+            self.shown_tag if self.shown_tag in self._carried else "",
             *self._carried,
         ]
         connection.send_command("EVALSHA", script.sha, len(keys), *keys, *args)
@@ -440,10 +499,13 @@ class Channel(kombu_redis.Channel):
             self._in_poll = None
             self._flush_brpop_reauth()
         self._answered_at = monotonic()
+        if isinstance(reply, bytes):
+            return self._begin_with(reply)
+        *fetched, left_to_us_ms = reply
         if self._closing:
-            self._return_undelivered(reply)
+            self._return_undelivered(fetched)
             raise Empty
-        return self._deliver_all(reply)
+        return self._deliver_all(fetched, left_to_us_ms)
 
     def _rest(self, refusal: redis.ResponseError) -> None:
         """Look again in a while, where a key is not what it must be: another connection would hear the same."""
@@ -460,13 +522,15 @@ class Channel(kombu_redis.Channel):
         self._carried = ()
 
     def _answer(self, connection: Any) -> Any:
-        """What the last command brought, or after a look, what a fetch brings."""
+        """What the last command brought. After a look: the message it showed if that is ours, or what a fetch brings."""
         try:
             reply = connection.read_response()
             if self.is_awake:
                 return reply
             if self._closing or not self.active_queues:
                 raise Empty
+            if reply and self._may_begin_with(reply):
+                return reply
             self._ask(connection)
             return connection.read_response()
         except redis.exceptions.NoScriptError:
@@ -475,16 +539,39 @@ class Channel(kombu_redis.Channel):
             self._ask(connection)
             return connection.read_response()
 
-    def _deliver_all(self, fetched: Sequence[Sequence[bytes] | None]) -> bool:
-        self.is_awake = any(fetched)
+    def _may_begin_with(self, message: bytes) -> bool:
+        # It needs a place beside it: without one, nothing is fetched until it is done, and others wait for us 0.15 s.
+        limit = self.qos.can_consume_max_estimate()
+        is_left_to_us = monotonic() < self._left_to_us_until
+        return is_left_to_us and (limit is None or limit > 1) and not self.shown_tag and bool(_tag(message))
+
+    def _begin_with(self, message: bytes) -> bool:
+        self.is_awake = True
         self._next_fetch_at = monotonic() + PACE_S
+        self._shown, self.shown_tag = message, _tag(message)
+        self.is_fetching = True
+        try:
+            self._deliver_one(self._asked[-1], message)
+        finally:
+            self.is_fetching = False
+        return True
+
+    def _deliver_all(self, fetched: Sequence[Sequence[bytes] | None], left_to_us_ms: int) -> bool:
+        shown = self._shown
+        self._is_taken()
+        self.is_awake = any(message != shown for messages in fetched for message in messages or ())
+        self._next_fetch_at = monotonic() + PACE_S
+        if left_to_us_ms:
+            self._left_to_us_until = self._asked_at + left_to_us_ms / 1000
         if fetched[-1] is None:  # left to another worker
+            self._left_to_us_until = 0.0
             self._resting_until = monotonic() + LOOK_AGAIN_S
         self.is_fetching = True
         try:
             for queue, messages in zip(self._asked, fetched, strict=True):
                 for message in messages or ():
-                    self._deliver_one(queue, message)
+                    if message != shown:
+                        self._deliver_one(queue, message)
         finally:
             self.is_fetching = False
         if not self.is_awake:
@@ -506,8 +593,11 @@ class Channel(kombu_redis.Channel):
         if tag in self.qos._delivered:
             return
         # Unreadable, or for a consumer that does not acknowledge.
-        with self.conn_or_acquire() as client, client.pipeline() as pipe:
-            pipe.zrem(self.unacked_index_key, tag).hdel(self.unacked_key, tag).execute()
+        if tag == self.shown_tag:
+            self.qos._acknowledged.append(tag)
+        else:
+            with self.conn_or_acquire() as client, client.pipeline() as pipe:
+                pipe.zrem(self.unacked_index_key, tag).hdel(self.unacked_key, tag).execute()
 
     def _keep_unreadable(self, message: bytes) -> None:
         """For people to look at. What else somebody put there gives way: else this message would come again and again."""
@@ -525,7 +615,8 @@ class Channel(kombu_redis.Channel):
             raise Unreadable(repr(error)) from error
 
     def _return_undelivered(self, fetched: Sequence[Sequence[bytes] | None]) -> None:
-        arrived = [message for messages in fetched for message in messages or ()]
+        arrived = [message for messages in fetched for message in messages or () if message != self._shown]
+        self._is_taken()
         if tags := [tag for message in arrived if (tag := _tag(message))]:
             self.put_back(tags)
 
