@@ -425,7 +425,7 @@ def test_messages_of_a_lost_connection_are_done_and_not_shown_as_active_for_ever
         worker.diary.mark("go on")
 
         wait_for_all(worker, names)
-        wait_until(lambda: not in_hand(worker, "active"), timeout_s=SOON_S, what="nothing active")
+        wait_until(lambda: not in_hand(worker, "active"), timeout_s=5, what="nothing active")
 
 
 def test_a_worker_goes_on_that_lost_its_connection_and_a_process_at_the_same_moment(

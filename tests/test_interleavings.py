@@ -110,8 +110,8 @@ def test_the_search_tries_the_calls_to_each_store_in_every_order(search: Search)
     in_redis = {", ".join(call for call in told.split(", ") if "decide" not in call) for told in search.told}
     in_the_books = {told.index("0 decide") < told.index("1 decide") for told in search.told}
 
-    # Further ones are of orders that reserve again, because PostgreSQL had not decided about the other one yet.
-    assert in_redis >= {
+    # More calls are of orders that reserve again, because PostgreSQL had not decided about the other one yet.
+    assert {calls for calls in in_redis if calls.count("reserve") == 2} == {
         "0 reserve, 0 settle, 1 reserve, 1 settle",
         "0 reserve, 1 reserve, 0 settle, 1 settle",
         "0 reserve, 1 reserve, 1 settle, 0 settle",
