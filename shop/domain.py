@@ -64,7 +64,7 @@ class ReasonCode(StrEnum):
     TOO_MANY_ATTEMPTS = "too_many_attempts"
 
 
-class Line(msgspec.Struct, frozen=True, array_like=True):
+class Line(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """So many units of one SKU. On the wire inside the system: `[sku, quantity]`."""
 
     sku: str
@@ -87,7 +87,7 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str = ""
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An accepted order as it travels through queue, worker and stores.
 
     `id`: UUID text derived from client and idempotency key. `lines`: each SKU once, repeated ones summed, in
@@ -128,6 +128,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 def summed(lines: list[Line]) -> tuple[Line, ...]:
     """One line per SKU: repeated SKUs count as their sum, at the place where they were first named."""
+    if len({line.sku for line in lines}) == len(lines):
+        return tuple(lines)
     totals: dict[str, int] = {}
     for line in lines:
         totals[line.sku] = totals.get(line.sku, 0) + line.quantity

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import msgspec
 import structlog
@@ -21,6 +21,7 @@ from workers.fail_points import reach
 
 log = structlog.get_logger()
 _json = msgspec.json.Encoder()
+_LOGS_ORDERS: bool = settings.LOG_ORDERS
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def new_order(
     )
 
 
-class _Asked(NamedTuple):
+class _Asked(msgspec.Struct, frozen=True, gc=False):
     """An order to be accepted under a key. `ids`: those that the key may stand for, the order's own first."""
 
     order: Order
@@ -157,7 +158,7 @@ async def accept(order: Order, key: str, deadline: float) -> Intake:
         structlog.contextvars.bind_contextvars(order=order.id)  # for whoever logs it
         raise
     tracing.taken_in(answer.word, getattr(answer, "id", ""))
-    if settings.LOG_ORDERS:
+    if _LOGS_ORDERS:
         log.info("order taken in", order=order.id, client=order.client, answer=type(answer).__name__)
     return answer
 
@@ -216,7 +217,8 @@ async def _claim(
         len(asked[0].ids),
         "" if fingerprints is None else "asked",
     ]
-    for order, key, ids in asked:
+    for each in asked:
+        order, key, ids = each.order, each.key, each.ids
         names += [keys.idempotency(order.client, key), keys.rate(order.client), *map(keys.order, ids)]
         document = _json.encode(order)
         message = queue.fulfil_message_of(order.id, document) if queue.BROKER_IS_LEDGER else ""

@@ -319,6 +319,7 @@ def a_latency() -> Latency:
         p95_ms=8.5,
         p99_ms=19.5,
         late_p99_ms=0.25,
+        longest_answer_ms=31.0,
         cpu_us={},
         load_us=0.0,
         statuses={202: 600},

@@ -4,7 +4,7 @@ Django's own cost more to make than all the rest of accepting an order, for feat
 sessions, forms, uploads. Pages use Django's (`shop.web.django_pages`).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -92,10 +92,11 @@ class Answer:
     def __getitem__(self, header: str) -> str:
         return self.content_type if header == "Content-Type" else self.headers[header]
 
-    def fields(self) -> Iterable[tuple[str, str]]:
+    def fields(self) -> list[tuple[str, str]]:
         """The fields of its head, but for those that say how its body is framed."""
-        yield from self.headers.items()
-        for cookie in self.cookies:
-            yield "set-cookie", cookie
+        fields = [*self.headers.items()]
+        if self.cookies:
+            fields += [("set-cookie", cookie) for cookie in self.cookies]
         if self.content:
-            yield "content-type", self.content_type
+            fields.append(("content-type", self.content_type))
+        return fields

@@ -154,15 +154,17 @@ def _matches(sent_tags: str, tag: str) -> bool:
 
 def _answer(state: OrderState) -> OrderAnswer:
     order = state.order
+    created_at = _moment(order.accepted_at_ms)
+    # The clocks of a web process and a worker differ: nothing ends before it began.
+    has_changed = state.updated_at_ms > order.accepted_at_ms
     return OrderAnswer(
         id=order.id,
         status=state.status,
         items=[OrderLine(line.sku, line.quantity) for line in order.lines],
         customer=order.customer,
         reference=order.reference,
-        created_at=_moment(order.accepted_at_ms),
-        # The clocks of a web process and a worker differ: nothing ends before it began.
-        updated_at=_moment(max(state.updated_at_ms, order.accepted_at_ms)),
+        created_at=created_at,
+        updated_at=_moment(state.updated_at_ms) if has_changed else created_at,
         href=f"/api/v1/orders/{order.id}",
         reason=state.reason or msgspec.UNSET,
     )

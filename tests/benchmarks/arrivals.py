@@ -31,7 +31,8 @@ class Followed:
 
     `latencies_s`: of the followed orders, from due to readable result. `lateness_s`: how much later than due the
     requests went out; it is part of the latencies, and tells whether the generator kept up. `refusals_s`: from sending to
-    an answer that is no 202. `seconds`: from the first request to the last.
+    an answer that is no 202. `seconds`: from the first request to the last. `longest_answer_s`: of all orders, from due to
+    the answer of the POST.
     """
 
     latencies_s: Sequence[float]
@@ -41,6 +42,7 @@ class Followed:
     cpu_s: float
     refusals_s: Sequence[float]
     seconds: float
+    longest_answer_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,7 @@ class _Run:
     lateness: list[float] = field(default_factory=list)
     refusals: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    longest_answer: float = 0.0
     answers: list[bytes] = field(default_factory=list)
 
     def to_the_end(self) -> Followed:
@@ -104,6 +107,7 @@ class _Run:
             cpu_s=cpu_s,
             refusals_s=self.refusals,
             seconds=self.seconds,
+            longest_answer_s=self.longest_answer,
         )
 
     def _send_and_follow(self) -> None:
@@ -170,6 +174,7 @@ class _Run:
         answer, order.answer = order.answer, b""
         if not order.asks:
             self.answers.append(answer)
+            self.longest_answer = max(self.longest_answer, now - order.due)
             if wire.status(answer) != ACCEPTED:
                 self.refusals.append(now - order.sent)
             if not order.is_followed or wire.status(answer) != ACCEPTED:

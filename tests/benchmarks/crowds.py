@@ -83,7 +83,8 @@ def crowds(bench: Bench) -> None:
         p50, p99 = median(one.p50_ms for one in rounds), median(one.p99_ms for one in rounds)
         bench.found.notes.append(
             f"half load, {name}: p50 {p50:.1f}, p99 {p99:.1f} ms ({p99 - alone:+.1f} to alone; rounds "
-            f"{', '.join(f'{one.p99_ms:.0f}' for one in rounds)})"
+            f"{', '.join(f'{one.p99_ms:.0f}' for one in rounds)}); the longest POST took "
+            f"{max(one.longest_answer_ms for one in rounds):.0f} ms"
         )
 
 
@@ -103,7 +104,8 @@ def _round(bench: Bench, system: Reserva, name: str, per_second: float, requests
     bench.found.latency.append(found)
     bench.wrong(name, found.faults)
     bench.say(
-        f"{name}, {per_second:,.0f}/s: p50 {found.p50_ms:.1f}, p99 {found.p99_ms:.1f} ms; {dict(answered)}"
+        f"{name}, {per_second:,.0f}/s: p50 {found.p50_ms:.1f}, p99 {found.p99_ms:.1f} ms, the longest POST "
+        f"{found.longest_answer_ms:.0f} ms; {dict(answered)}"
     )
     return found
 

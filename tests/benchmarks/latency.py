@@ -18,7 +18,10 @@ END_S: Final = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """What steady arrivals met, in milliseconds. `late_p99_ms`: how late the generator itself was, which counts too."""
+    """What steady arrivals met, in milliseconds. `late_p99_ms`: how late the generator itself was, which counts too.
+
+    `longest_answer_ms`: of all POSTs, from due to answered.
+    """
 
     system: str
     scenario: str
@@ -28,6 +31,7 @@ class Latency:
     p95_ms: float
     p99_ms: float
     late_p99_ms: float
+    longest_answer_ms: float
     cpu_us: Mapping[str, float]
     load_us: float
     statuses: Mapping[int, int]
@@ -76,6 +80,7 @@ def measure(
         p95_ms=p95,
         p99_ms=p99,
         late_p99_ms=1000 * percentile(found.lateness_s, 0.99),
+        longest_answer_ms=1000 * found.longest_answer_s,
         cpu_us={name: seconds / len(orders) * 1e6 for name, seconds in cpu.items()},
         load_us=found.cpu_s / len(orders) * 1e6,
         statuses=dict(found.statuses),
