@@ -45,7 +45,7 @@ QUANTILES: Final = (0.5, 0.95, 0.99)
 
 REFUSED: Final = {
     "rate_limited": "over the client's rate",
-    "queue_full": "queue full",
+    "queue_full": "no room for more",
     "paused": "intake paused",
     "unavailable": "a store away, or too busy",
     "reused": "key of another order",
@@ -252,6 +252,7 @@ def _lights(state: SystemState) -> Iterator[Light]:
     yield _oldest(state)
     yield _working(state)
     yield _replaced(state)
+    yield _memory(state)
 
 
 def _oversold(state: SystemState) -> Light:
@@ -277,11 +278,8 @@ def _oldest(state: SystemState) -> Light:
     if not state.waiting or state.oldest_s is None:
         return Light(name="Oldest in line", says="none waits", colour=GOOD)
     is_bad, is_slow = state.oldest_s > OLDEST_BAD_S, state.oldest_s > OLDEST_WARN_S
-    return Light(
-        name="Oldest in line",
-        says=_age(state.oldest_s),
-        colour=BAD if is_bad else WARN if is_slow else GOOD,
-    )
+    colour = BAD if is_bad else WARN if is_slow else GOOD
+    return Light(name="Oldest in line", says=_age(state.oldest_s), colour=colour)
 
 
 def _working(state: SystemState) -> Light:
@@ -306,19 +304,22 @@ def _replaced(state: SystemState) -> Light:
     return Light(name="Replaced processes", says=says, colour=WARN)
 
 
+def _memory(state: SystemState) -> Light:
+    memory = state.memory
+    if memory is None or memory.limit_bytes is None:
+        return Light(name="Redis's memory", says="unknown: nothing stops new orders", colour=WARN)
+    says = f"{memory.used_bytes / memory.limit_bytes:.0%} used" + ": no new orders" * memory.is_short
+    return Light(name="Redis's memory", says=says, colour=BAD if memory.is_short else GOOD)
+
+
 def _hottest(client: TextRedis, ranked: Mapping[str, Counter[str]]) -> list[list[str]]:
     """SKUs that are wanted most: units asked for, units sold, units left, and how often an order met the lock."""
     skus = [sku for sku, _ in ranked[ASKED].most_common(HOTTEST)]
     with store_faults():
         left = client.mget([keys.stock(sku) for sku in skus]) if skus else []
+    asked, sold, busy = ranked[ASKED], ranked[SOLD], ranked[BUSY]
     return [
-        [
-            sku,
-            _number(ranked[ASKED][sku]),
-            _number(ranked[SOLD][sku]),
-            _units(units),
-            _number(ranked[BUSY][sku]),
-        ]
+        [sku, _number(asked[sku]), _number(sold[sku]), _units(units), _number(busy[sku])]
         for sku, units in zip(skus, left, strict=True)
     ]
 

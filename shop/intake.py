@@ -14,6 +14,7 @@ from django.conf import settings
 
 from shop import figures, keys, queue, scripts
 from shop.domain import Line, Order, summed
+from shop.redis_memory import Watermark
 from shop.round_trips import RoundTrips
 from shop.stores import BrokenKey, RedisLine, StoreUnavailable, order_database, store_faults, uuid_array
 from shop.tracing import tracing
@@ -62,7 +63,7 @@ class RateLimited:
 
 @dataclass(frozen=True)
 class QueueFull:
-    """More orders are waiting than `QUEUE_LIMIT` allows."""
+    """More orders are waiting than `QUEUE_LIMIT` allows, or Redis's memory is nearly full (`shop.redis_memory`)."""
 
     word: ClassVar = "queue_full"
 
@@ -175,6 +176,7 @@ async def _accept(asked: Sequence[_Asked]) -> list[Intake | StoreUnavailable]:
 
 
 _line = RedisLine()
+_watermark = Watermark()
 #: At most so many orders in one script call, which is some milliseconds of Redis. With half as many, one process keeps up
 #: with 3,000 orders/s only while both stores together answer within 20 ms.
 _intake = RoundTrips(_accept, most=128)
@@ -206,12 +208,15 @@ async def _claim(
     asked: Sequence[_Asked], fingerprints: dict[str, str] | None
 ) -> list[Intake | StoreUnavailable]:
     """Claim, record and enqueue, in one call. `fingerprints`: by id, of PostgreSQL's rows; None: it could not be asked."""
+    with store_faults():
+        # Without room for new orders, those that keys stand for are still found.
+        queue_limit = 0 if await _watermark.is_reached(_line) else settings.QUEUE_LIMIT
     now_ms = int(time.time() * 1000)
     names = [keys.OPEN_ORDERS, queue.broker_key()]
     args: list[Any] = [
         now_ms,
         keys.DAY_S,
-        settings.QUEUE_LIMIT,
+        queue_limit,
         settings.ORDER_RATE_LIMIT,
         now_ms + settings.SWEEP_AFTER_MS,
         len(asked[0].ids),

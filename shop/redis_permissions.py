@@ -23,7 +23,7 @@ from workers import heartbeat
 from workers.transport import LEFT_TO, PARKED_FOR, UNREADABLE
 
 #: The rights that docs/go-live.md gives a user.
-RIGHTS: Final = "~* &* +@all -@dangerous"
+RIGHTS: Final = "~* &* +@all -@dangerous +info"
 #: How long Redis may take to connect, and for each answer, in seconds.
 PATIENCE_S: Final = 1.0
 

@@ -104,6 +104,10 @@ BODY_TIMEOUT_S = env.int("BODY_TIMEOUT_S", default=10)
 ORDER_RATE_LIMIT = env.int("ORDER_RATE_LIMIT", default=0)
 REFUSED_RATE_LIMIT = env.int("REFUSED_RATE_LIMIT", default=250)
 QUEUE_LIMIT = env.int("QUEUE_LIMIT", default=200_000)
+#: Of Redis's memory. What is left is for all but new orders.
+REDIS_MEMORY_PERCENT = env.int("REDIS_MEMORY_PERCENT", default=90)
+if not 1 <= REDIS_MEMORY_PERCENT <= 100:
+    raise SystemExit(f"REDIS_MEMORY_PERCENT must be from 1 to 100, and is {REDIS_MEMORY_PERCENT}")
 MAX_ATTEMPTS = env.int("MAX_ATTEMPTS", default=5)
 #: For how long Redis knows an order after its end, in seconds. PostgreSQL knows it for good.
 ENDED_ORDERS_KEPT_S = env.int("ENDED_ORDERS_KEPT_S", default=900)

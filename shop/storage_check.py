@@ -8,7 +8,7 @@ import redis
 import structlog
 from django.db import connection
 
-from shop import postgres_permissions, redis_permissions
+from shop import postgres_permissions, redis_memory, redis_permissions
 from shop.redis_permissions import Process
 from shop.stores import StoreUnavailable, redis_client
 
@@ -42,6 +42,24 @@ def warn_about_redis() -> list[str]:
     for problem in found:
         log.critical("unsafe Redis settings", problem=problem)
     return found
+
+
+def warn_about_memory() -> bool:
+    """Log, and return, that nothing stops new orders before Redis's memory is full."""
+    try:
+        memory = redis_memory.look(redis_client())
+    except StoreUnavailable as away:
+        log.warning("Redis's memory could not be looked at", reason=str(away))
+        return False
+    if memory is not None and memory.limit_bytes is not None:
+        return False
+    cause = (
+        "it allows no INFO"
+        if memory is None
+        else "it has maxmemory 0 and does not report the memory of its machine"
+    )
+    log.warning("nothing stops new orders before the memory of Redis is full", reason=f"Redis: {cause}")
+    return True
 
 
 def insist(process: Process) -> None:

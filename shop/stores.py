@@ -128,6 +128,10 @@ class RedisLine:
         """Tell Redis a script; its SHA-1."""
         return await self._call("SCRIPT", "LOAD", text)
 
+    async def info(self, section: str) -> str:
+        """What Redis says of itself. Raises redis-py's errors."""
+        return str(await self._call("INFO", section))
+
     async def _call(self, *command: str | bytes | int) -> Any:
         if self._connection is None:
             self._connection = web_redis().connection_pool.make_connection()

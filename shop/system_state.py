@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 
-from shop import keys, pauses, replacements
+from shop import keys, pauses, redis_memory, replacements
 from shop.domain import Order
 from shop.pauses import Part, Pause
 from shop.queue import BROKER_IS_LEDGER
 from shop.reconciliation import Verdict, last_verdict
+from shop.redis_memory import Memory
 from shop.replacements import Replacement
 from shop.stores import TextRedis, known, store_faults
 from shop.sweeper import HEARTBEAT_TTL_S
@@ -28,7 +29,8 @@ class SystemState:
     `now_s`: Redis's clock, in Unix time. `waiting`: messages of orders that no worker has fetched; `oldest_s`: for how long
     the order that is next has waited, None too where the broker is not the orders' Redis; `in_hand`: messages that workers
     have fetched and not finished; `parked`: those that wait for a lock, a row or a while. `workers`: those that can take
-    orders, by the age of their last heartbeat. `replaced`: processes that were replaced, newest first.
+    orders, by the age of their last heartbeat. `replaced`: processes that were replaced, newest first. `memory`: of Redis;
+    None where it allows no look.
 
     What stands in a key of housekeeping that somebody has broken is unknown: None of `parked`, `unreadable` and `workers`,
     and as there was none yet of `reconcile`. The keys of orders are Redis's own state: broken, the whole look fails.
@@ -48,6 +50,7 @@ class SystemState:
     reconcile: Verdict | None = None
     pauses: Mapping[Part, Pause] = field(default_factory=dict)
     replaced: Sequence[Replacement] = ()
+    memory: Memory | None = None
 
     @property
     def reconciled_s(self) -> float | None:
@@ -91,6 +94,7 @@ def look(client: TextRedis) -> SystemState:
         reconcile=last_verdict(verdict),
         pauses=pauses.current(client),
         replaced=replacements.recent(client),
+        memory=redis_memory.look(client),
     )
 
 

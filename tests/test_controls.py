@@ -392,6 +392,20 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         test_lua.test_accept_refuses_over_the_queue_limit_and_leaves_the_key_unused,
     ),
     (
+        "a full Redis lets orders in hand be reserved",
+        "reserve.lua",
+        "call('ZREM', KEYS[1], '')",
+        "call('ZCARD', KEYS[1])",
+        test_fulfilment.test_a_full_redis_lets_an_order_in_hand_end,
+    ),
+    (
+        "a full Redis lets orders in hand be settled",
+        "settle.lua",
+        "call('ZREM', KEYS[at], '')",
+        "call('ZCARD', KEYS[at])",
+        test_fulfilment.test_a_full_redis_lets_an_order_in_hand_end,
+    ),
+    (
         "an order that ended is not enqueued again",
         "requeue.lua",
         "if call('ZSCORE', KEYS[1], id) then",

@@ -27,6 +27,7 @@ from tests.builders import (
     status_in_redis,
     wait_until,
 )
+from tests.refusals import full
 
 NO_LOCKS = Rules(lock_ttl_ms=0)
 
@@ -93,6 +94,18 @@ def test_a_batch_serves_earlier_orders_first_and_judges_each_by_itself(client: "
 
     assert [outcomes[order.id] for order in orders] == ["confirmed", "rejected", "rejected", "confirmed"]
     assert (free_in_redis(client, sku), free_in_redis(client, other)) == (0, 0)
+    assert_at_rest(client)
+
+
+def test_a_full_redis_lets_an_order_in_hand_end(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 8)))
+
+    with full(client):
+        outcomes = fulfil([order], client=client)
+
+    assert outcomes == {order.id: Status.CONFIRMED}
+    assert (status_in_redis(client, order), free_in_redis(client, sku)) == ("confirmed", 2)
     assert_at_rest(client)
 
 

@@ -15,6 +15,7 @@ from shop.domain import Order
 from shop.fulfilment import Rules, fulfil
 from shop.stores import redis_client
 from tests.builders import a_sku, accepted, an_order, assert_at_rest, row_held, status_in_books, wait_until
+from tests.refusals import full
 from tests.running import System
 from workers import transport
 from workers.transport import LONGEST_LOOK_MS, LOOKS, PARKED_FOR, SHORTEST_LOOK_MS
@@ -64,6 +65,18 @@ def test_a_parked_message_is_in_nobody_s_hands_and_comes_back_as_it_was(client: 
     assert unpark(client, later_ms=99) == []
     assert unpark(client, later_ms=100) == ["a"]
     assert list(client.scan_iter("parked*")) == []
+
+
+def test_a_full_redis_parks_what_is_in_hand_and_brings_it_back(client: "redis.Redis") -> None:
+    in_hand(client, "a")
+
+    with full(client):
+        try:
+            brought = (park(client, ("a", "lamp", 5, 100)), unpark(client, later_ms=100))
+        except redis.ResponseError as refusal:
+            raise AssertionError(str(refusal)) from refusal
+
+    assert brought == (1, ["a"])
 
 
 def test_what_is_acknowledged_or_restored_already_is_not_parked(client: "redis.Redis") -> None:

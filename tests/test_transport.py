@@ -931,6 +931,20 @@ def test_what_lies_where_garbage_is_kept_gives_way_and_costs_no_message(client: 
 
 CONTROLS: list[tuple[str, str, str, str, Callable[..., None]]] = [
     (
+        "a full Redis parks what is in hand",
+        "park",
+        "call('HDEL', KEYS[at], '') end\nfor at = 2, 4, 2 do call('ZREM', KEYS[at], '') end",
+        "call('HLEN', KEYS[at]) end\nfor at = 2, 4, 2 do call('ZCARD', KEYS[at]) end",
+        test_parking.test_a_full_redis_parks_what_is_in_hand_and_brings_it_back,
+    ),
+    (
+        "a full Redis brings back what is parked",
+        "unpark",
+        "call('ZREM', KEYS[2], '')",
+        "call('ZCARD', KEYS[2])",
+        test_parking.test_a_full_redis_parks_what_is_in_hand_and_brings_it_back,
+    ),
+    (
         "what lies where garbage is kept gives way",
         "fetch",
         "type(redis.pcall('LPUSH', KEYS[3], message)) == 'table'",

@@ -10,6 +10,7 @@ from django.conf import settings
 
 from shop.web import process  # isort: skip - sets Django up, before anything of the shop is imported
 from shop.pages.buyer import Buyer, new_key
+from shop.redis_memory import Memory
 from shop.results import Settlements
 from shop.web import connection, orders, parsing
 from shop.web.__main__ import main
@@ -97,6 +98,10 @@ def _without_places_and_the_time_of_arrival() -> None:
     _without_the_time_of_arrival()
 
 
+def _without_a_watermark() -> None:
+    Memory.is_short = False  # type: ignore[assignment, method-assign]
+
+
 GUARDS: Mapping[str, Callable[[], None]] = {
     "all but a hundred places of the gate": _with_a_gate_of_a_hundred,
     "gate": _without_a_gate,
@@ -111,6 +116,7 @@ GUARDS: Mapping[str, Callable[[], None]] = {
     "own keys": _with_one_key_for_all_orders_of_a_buyer,
     "the past": _with_orders_from_pages_of_the_past,
     "own keys and the past": _with_both,
+    "watermark": _without_a_watermark,
     "crowds": _without_places_and_the_time_of_arrival,
 }
 if __name__ == "__main__":

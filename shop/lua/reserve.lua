@@ -11,7 +11,8 @@
 --   order. 'broken': its key is no record. At the end the epoch, and the PostgreSQL that is followed ('' = none is known).
 local call, paused = redis.call, redis.call('EXISTS', 'pause:fulfilment') == 1
 local nonce, lock_ttl, allowed, in_company = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-call('ZCARD', KEYS[1])  -- fails where that is no journal: now, with no attempt counted and nothing taken
+-- Fails where that is no journal: now, with no attempt counted and nothing taken. Opens a full Redis: Note [Memory of Redis].
+call('ZREM', KEYS[1], '')
 -- What this call does, written at its end: sku -> the order that took its lock, sku -> units left.
 local owners, left, sweeps = {}, {}, {}
 

@@ -12,7 +12,7 @@
 --   'kept': it had ended before. 'cancel_requested': it was confirmed while a client cancelled it; nothing was published, cancel it
 --      now. A rejection stays: a client may have read it in PostgreSQL before the cancellation was requested.
 local call, ended, done, not_confirmed, news, outdated = redis.call, {}, {}, {}, {}, {'outdated'}  -- written and told at the end
-for at = 1, 2 do call('ZCARD', KEYS[at]) end  -- fails where one is no journal: now, with nothing half done
+for at = 1, 2 do call('ZREM', KEYS[at], '') end  -- fails now where one is no journal; opens a full Redis: Note [Memory of Redis]
 
 local function settle(id, status, since, reason, fingerprint)
   local record = 'order:' .. id

@@ -201,7 +201,8 @@ EXPLANATIONS: Final = {
         Again.YES,
     ),
     Kind.QUEUE_FULL: Explanation(
-        "More orders are waiting for a worker than the operator allows (`QUEUE_LIMIT`). Nothing was recorded.",
+        "More orders are waiting for a worker than the operator allows (`QUEUE_LIMIT`), or the memory that keeps orders is"
+        " nearly full (`REDIS_MEMORY_PERCENT`). Nothing was recorded.",
         "Wait as long as `Retry-After` says. Orders that were accepted are worked on meanwhile.",
         Key.UNUSED,
         Again.YES,

@@ -49,5 +49,5 @@ class Gate:
         return self._counted
 
     def found_full(self, now: float) -> None:
-        """Take note that the queue is over its limit."""
+        """Take note that the queue, or Redis's memory, is over its limit."""
         self._full_until = now + self.FULL_FOR_S

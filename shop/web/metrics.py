@@ -204,6 +204,14 @@ def _gauges(state: SystemState) -> Iterator[Metric]:
             "Age of the last sweep; there is none where it is older than 30 s.",
             state.swept_s,
         ),
+        "reserva_redis_memory_used_bytes": (
+            "Memory of Redis that counts against its limit.",
+            None if state.memory is None else state.memory.used_bytes,
+        ),
+        "reserva_redis_memory_watermark_bytes": (
+            "From here on new orders are refused; there is none where nothing refuses them.",
+            None if state.memory is None else state.memory.watermark_bytes,
+        ),
     }
     for name, (text, value) in gauges.items():
         if value is not None:

@@ -107,7 +107,7 @@ class Kind(Enum):
     )
     QUEUE_FULL = (
         503,
-        "Too many orders are waiting",
+        "No room for more orders",
         "Send the same request, with the same key, after Retry-After.",
         {"Retry-After": "5"},
     )

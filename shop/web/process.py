@@ -39,6 +39,7 @@ async def begin() -> None:
     allow_open_files(OPEN_FILES)
     queue.fulfil_message(queue.EXAMPLE)  # build the template now, not in the first order
     await asyncio.to_thread(storage_check.warn_about_redis)
+    await asyncio.to_thread(storage_check.warn_about_memory)
     tracing.begin()
     replacements.report()
     keep_what_is_loaded()

@@ -5,8 +5,9 @@
 --      waiting is over (0 = it waits for the key of that name to be gone; where that is gone already, it comes back at once)
 -- REPLY how many were parked; what is acknowledged or restored already is left alone
 local call = redis.call
-for at = 1, 4, 2 do call('HLEN', KEYS[at]) end  -- fails where one is broken: now, with nothing half done
-for at = 2, 4, 2 do call('ZCARD', KEYS[at]) end
+-- Fails where one is broken: now, with nothing half done. Opens a full Redis: Note [Memory of Redis].
+for at = 1, 4, 2 do call('HDEL', KEYS[at], '') end
+for at = 2, 4, 2 do call('ZREM', KEYS[at], '') end
 local now, count = tonumber(ARGV[1]), 0
 for at = 2, #ARGV, 4 do
   local tag, awaited, since, wait = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])

@@ -9,6 +9,7 @@
 -- REPLY 1 where anything is parked, else 0
 local call = redis.call
 local now, looks = tonumber(ARGV[1]), call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', 0, ARGV[3])
+if #looks > 0 then call('ZREM', KEYS[2], '') end  -- opens a full Redis: Note [Memory of Redis]
 for at = 1, #looks, 2 do
   local awaited, line = looks[at], 'parked:' .. looks[at]
   local tags = call('ZRANGE', line, 0, looks[at + 1] == '0' and ARGV[2] - 1 or 0)
