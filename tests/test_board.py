@@ -25,6 +25,7 @@ from shop.pauses import Part
 from shop.replacements import Replacement
 from shop.stores import redis_client
 from tests.builders import a_sku, accepted, an_order, wait_until
+from tests.refusals import full
 from tests.running import System, frozen
 from workers.embedded import RedisServer
 
@@ -149,6 +150,15 @@ def test_where_somebody_has_broken_their_key_the_board_stays(nothing_counted: "r
     nothing_counted.set(keys.REPLACEMENTS, "no list")
 
     assert light(looked(nothing_counted), "Replaced processes") == (GOOD, "none lately")
+
+
+def test_a_redis_without_room_for_new_orders_turns_its_light(nothing_counted: "redis.Redis") -> None:
+    before = light(looked(nothing_counted), "Redis's memory")
+    with full(nothing_counted):
+        colour, says = light(looked(nothing_counted), "Redis's memory")
+
+    assert (before[0], colour) == (GOOD, BAD)
+    assert says.endswith("used: no new orders")
 
 
 def is_told_and_over(shown: boards.Shown) -> bool:

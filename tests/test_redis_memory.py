@@ -58,7 +58,7 @@ class Filled(NamedTuple):
 
 
 def filled(system: System) -> Filled:
-    """Place orders, which nobody works on, until one is refused."""
+    """Place orders, which wait, until one is refused."""
     sku, ids = a_sku(stock=100_000), list[str]()
     while (answer := system.place((sku, 1), key=f"order-{len(ids)}")).status == 202:
         ids.append(answer.body["id"])
@@ -76,11 +76,12 @@ def filled(system: System) -> Filled:
 def test_new_orders_stop_at_the_watermark_and_all_that_was_accepted_ends(
     crew: System, client: "redis.Redis"
 ) -> None:
-    crew.start("web")
+    crew.start(ENDED_ORDERS_KEPT_S="1")
+    pauses.pause(client, Part.FULFILMENT, who="tests", reason="orders must wait")
     with room_for_orders(client, percent=90):
         found = filled(crew)
         memory = client.info("memory")
-        crew.start("worker", "scheduler", ENDED_ORDERS_KEPT_S="1")
+        pauses.resume(client, Part.FULFILMENT, who="tests", reason="")
         ends = {crew.end_of(order_id).body["status"] for order_id in found.ids[:-1]}
         resumed_key = f"order-{len(found.ids)}"
         wait_until(
@@ -130,12 +131,13 @@ def test_intake_resumes_with_the_first_order_after_memory_is_free(
 
 def test_a_full_redis_lets_workers_end_all_that_they_have_parked(crew: System, client: "redis.Redis") -> None:
     crew.start("web", "worker")
-    pauses.pause(client, Part.FULFILMENT, who="tests", reason="to have orders parked")
-    ids = [crew.place((a_sku(stock=10), 1)).body["id"] for _ in range(20)]
+    sku = a_sku(stock=100)
+    client.set(keys.lock(sku), "somebody", px=120_000)
+    ids = [crew.place((sku, 1)).body["id"] for _ in range(20)]
     wait_until(lambda: client.hlen(keys.PARKED), what="a parked order")
 
     with full(client):
-        pauses.resume(client, Part.FULFILMENT, who="tests", reason="")
+        client.delete(keys.lock(sku))
         ends = {crew.end_of(order_id).body["status"] for order_id in ids}
         wait_until(lambda: not client.zcard(keys.OPEN_ORDERS), what="the end of all orders")
 
