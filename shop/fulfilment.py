@@ -145,7 +145,7 @@ class _Batch:
     ended: dict[str, Outcome] = field(default_factory=dict)
     busy: dict[str, str] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
-    locks: list[str] = field(default_factory=list)
+    locks: dict[str, str] = field(default_factory=dict)
     tried: dict[str, str] = field(default_factory=dict)
 
 
@@ -164,7 +164,7 @@ def _must_ask_again(order: Order, reply: list[Any], batch: _Batch, client: TextR
     """Note in the batch what the script said of an order, or restore the record that it lacked."""
     match reply:
         case ["reserved", *locked]:
-            batch.locks += [part for sku in locked for part in (sku, order.id)]
+            batch.locks |= dict.fromkeys(locked, order.id)
             batch.questions.append(Question(order=order, intent=Intent.TAKE))
         case ["short"]:
             batch.questions.append(Question(order=order, intent=Intent.SHORT))
@@ -179,7 +179,7 @@ def _must_ask_again(order: Order, reply: list[Any], batch: _Batch, client: TextR
         case ["exhausted"]:
             batch.questions.append(_given_up(order, rules))
             # The worker it killed last may have left its locks.
-            batch.locks += [part for sku in order.skus for part in (sku, order.id)]
+            batch.locks |= {sku: order.id for sku in order.skus if sku not in batch.locks}
         case ["unrecorded"]:
             # Redis forgot the order: it has ended long ago, or Redis lost data.
             ended = settle_again(order.id, client=client)
@@ -294,7 +294,7 @@ def _decide(questions: list[Question], followed: str) -> Decisions:
 def _settle(
     recorded: Mapping[str, Recorded],
     found: Mapping[str, Stock | None],
-    locks: Sequence[str],
+    locks: Mapping[str, str],
     client: TextRedis,
     *,
     waiting: Mapping[str, str] = _NONE,
@@ -302,16 +302,17 @@ def _settle(
 ) -> dict[str, Outcome]:
     """Publish ends and stock and release locks; then carry out the cancellations that showed in doing so.
 
-    `waiting`: orders of which an attempt is not to be counted, with the id of the call that counted it. `epoch`: in which
-    they were decided. Raises `StoreUnavailable`, with nothing published, where PostgreSQL went back since.
+    `locks`: by SKU, the order that took its lock. `waiting`: orders of which an attempt is not to be counted, with the id of
+    the call that counted it. `epoch`: in which they were decided. Raises `StoreUnavailable`, with nothing published, where
+    PostgreSQL went back since.
     """
     if not (recorded or found or locks or waiting):
         return {}
-    args: list[Any] = [settings.ENDED_ORDERS_KEPT_S, len(recorded), len(found), len(waiting), epoch]
+    args: list[Any] = [settings.ENDED_ORDERS_KEPT_S, len(recorded), epoch]
     for order_id, end in recorded.items():
         reason = _json.encode(end.reason) if end.reason else ""
         args += [order_id, end.status.value, end.since_ms, reason, end.fingerprint]
-    args += [*stock.as_arguments(found), *(part for each in waiting.items() for part in each), *locks]
+    args += [*stock.as_arguments(found, locks), *(part for each in waiting.items() for part in each)]
     with store_faults():
         replies = scripts.run(client, "settle", list(stock.SETTLE_KEYS), args)
     if replies == ["superseded"]:
@@ -397,7 +398,7 @@ def settle_again(order_id: str, *, client: TextRedis) -> Status | None:
     found = books.recorded([order_id])
     if not found:
         return None
-    outcome = _settle(found, books.stock_of(books.skus_of(order_id)), [], client)[order_id]
+    outcome = _settle(found, books.stock_of(books.skus_of(order_id)), {}, client)[order_id]
     if isinstance(outcome, Held):
         raise outcome.by
     return outcome if isinstance(outcome, Status) else None

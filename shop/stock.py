@@ -8,11 +8,14 @@ the same. A counter that is missing, wrong or edited is written over by the next
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from shop import books, keys, scripts
 from shop.books import Stock
 from shop.stores import TextRedis, store_faults
+
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 #: SKUs that one call publishes.
 PUBLISH_BATCH = 1_000
@@ -31,14 +34,17 @@ def publish(client: TextRedis, stock: Mapping[str, Stock | None]) -> None:
     for at in range(0, len(found), PUBLISH_BATCH):
         batch = dict(found[at : at + PUBLISH_BATCH])
         with store_faults():
-            scripts.run(client, "settle", list(SETTLE_KEYS), [0, 0, len(batch), 0, "", *as_arguments(batch)])
+            scripts.run(client, "settle", list(SETTLE_KEYS), [0, 0, "", *as_arguments(batch)])
 
 
-def as_arguments(stock: Mapping[str, Stock | None]) -> list[Any]:
-    """Stock as `settle.lua` takes it."""
-    args: list[Any] = []
+def as_arguments(stock: Mapping[str, Stock | None], locks: Mapping[str, str] = _NONE) -> list[Any]:
+    """How many SKUs `settle.lua` is to publish, and what of each. `locks`: by SKU the order whose lock is to be released."""
+    args: list[Any] = [len(stock.keys() | locks.keys())]
     for sku, found in stock.items():
         args += (sku, found.version, found.free) if found else (sku, "", "")
+        args.append(locks.get(sku, ""))
+    for sku in locks.keys() - stock.keys():
+        args += (sku, "-", "-", locks[sku])
     return args
 
 

@@ -301,13 +301,17 @@ def settle(
     epoch: str = "",
 ) -> Any:
     """Settle orders, each `(id, status)`, publish stock, each `(sku, version, free)`; `waiting`: `(id, reserving call)`."""
-    args: list[Any] = [100, len(orders), len(stock), len(waiting), epoch]
+    holders = dict(zip(locks[::2], locks[1::2], strict=True))
+    unseen = [(sku, "-", "-") for sku in holders if sku not in {each[0] for each in stock}]
+    args: list[Any] = [100, len(orders), epoch]
     for order, status in orders:
         args += [order, status, 3000, "", "f"]
-    for part in (*stock, *waiting):
-        args += part
-    names = list(SETTLE_KEYS)
-    return scripts.run(client, "settle", names, [*args, *locks])
+    args.append(len(stock) + len(unseen))
+    for sku, version, free in (*stock, *unseen):
+        args += [sku, version, free, holders.get(sku, "")]
+    for each in waiting:
+        args += each
+    return scripts.run(client, "settle", list(SETTLE_KEYS), args)
 
 
 def test_reserve_takes_the_units_of_all_lines_and_their_locks(client: "redis.Redis") -> None:

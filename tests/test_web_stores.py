@@ -76,7 +76,7 @@ def statements_counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def settled(order: Order) -> tuple[list[str], list[Any]]:
     """Names and arguments with which `settle.lua` publishes that the order was confirmed."""
     names = list(SETTLE_KEYS)
-    return names, [keys.DAY_S, 1, 0, 0, "", order.id, Status.CONFIRMED.value, 1_000, "", order.fingerprint]
+    return names, [keys.DAY_S, 1, "", order.id, Status.CONFIRMED.value, 1_000, "", order.fingerprint, 0]
 
 
 # --- sharing ----------------------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ def looks_of_one_who_waits(
 def test_whoever_waits_is_told_the_end_that_was_published_without_another_look(client: "redis.Redis") -> None:
     (order,) = accepted(client, an_order(("A", 1)))
     names, arguments = settled(order)
-    arguments[6], arguments[8] = "rejected", '{"code":"unknown_sku","detail":"a word or two"}'
+    arguments[4], arguments[6] = "rejected", '{"code":"unknown_sku","detail":"a word or two"}'
 
     state, looks = looks_of_one_who_waits(
         client, order, lambda: scripts.run(client, "settle", names, arguments)

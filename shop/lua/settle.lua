@@ -2,10 +2,10 @@
 -- taken for them. Idempotent; a state never goes back, and neither does a counter.
 --
 -- KEYS 1 orders:open, 2 orders:cancelling, 3 epoch, 4 channel, 5 parked_index
--- ARGV 1 time-to-live s of an ended order, 2 number of orders (1,000 at most), 3 of SKUs, 4 of orders that must wait, 5 epoch in
---      which all this was decided ('' = now); then per order, each once: id, status, since when (ms), reason (JSON or ''),
---      fingerprint; then per SKU, each once: sku, version, free units (both '' = there is no such product); then per order that
---      must wait: id, id of the reserving call whose attempt is not counted; then locks: sku, owner, ...
+-- ARGV 1 time-to-live s of an ended order, 2 number of orders (1,000 at most), 3 epoch in which all this was decided ('' = now);
+--      then per order, each once: id, status, since when (ms), reason (JSON or ''), fingerprint; then the number of SKUs, and per SKU,
+--      each once: its name, version, free units (both '' = there is no such product, both '-' = leave the counter), the order whose
+--      lock to release ('' = none); then per order that must wait: id, id of the reserving call whose attempt is not counted
 -- PUBLISHES a line per order: id, status, since when, fingerprint, reason ('' = none).
 -- REPLY JSON, per order: {'settled'} | {'kept', status} | {'cancel_requested'} | {'broken'} (its key is no record); then, where there
 --      are any, {'outdated', sku, ...}: their counters were dropped, publish them anew. {'superseded'} alone: the epoch is over.
@@ -41,24 +41,34 @@ local function is_newer(known, epoch, version)
   return of == epoch and tonumber(number) > tonumber(version)
 end
 
+-- Sets counters and releases locks. A worker that froze for longer than a lock lives must not release that of the next holder:
+-- compare, then delete. Where the holder ended, those parked for its lock are due; where it must wait itself, so must they.
 local function publish(from, to, epoch)
-  local names, written, unknown = {}, {}, {}
-  for at = from, to, 3 do names[#names + 1] = 'version:' .. ARGV[at] end
-  for n, known in ipairs(call('MGET', unpack(names))) do
-    local at = from + 3 * (n - 1)
-    local sku, version, free = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local names, written, gone, due = {}, {}, {}, {}
+  for at = from, to, 4 do
+    names[#names + 1], names[#names + 2] = 'version:' .. ARGV[at], 'lock:produto:' .. ARGV[at]
+  end
+  local found = call('MGET', unpack(names))
+  for at = from, to, 4 do
+    local sku, version, free, owner = unpack(ARGV, at, at + 3)
+    local n = (at - from) / 2 + 1
+    if owner ~= '' and found[n + 1] == owner then
+      gone[#gone + 1] = names[n + 1]
+      if done[owner] then due[#due + 1], due[#due + 2] = 0, names[n + 1] end
+    end
     if free == '' then
-      unknown[#unknown + 1], unknown[#unknown + 2] = 'estoque:' .. sku, 'version:' .. sku
-    elseif not is_newer(known, epoch, version) then
+      gone[#gone + 1], gone[#gone + 2] = 'estoque:' .. sku, names[n]
+    elseif free ~= '-' and not is_newer(found[n], epoch, version) then
       written[#written + 1], written[#written + 2] = 'estoque:' .. sku, free
-      written[#written + 1], written[#written + 2] = 'version:' .. sku, epoch .. ':' .. version
-    elseif #news > 0 then
+      written[#written + 1], written[#written + 2] = names[n], epoch .. ':' .. version
+    elseif free ~= '-' and #news > 0 then
       -- An order that ends here may have taken units since the newer version was shown, and no worker settles it again.
-      unknown[#unknown + 1], outdated[#outdated + 1] = 'estoque:' .. sku, sku
+      gone[#gone + 1], outdated[#outdated + 1] = 'estoque:' .. sku, sku
     end
   end
   if #written > 0 then call('MSET', unpack(written)) end
-  if #unknown > 0 then call('DEL', unpack(unknown)) end
+  if #gone > 0 then call('DEL', unpack(gone)) end
+  if #due > 0 then redis.pcall('ZADD', KEYS[5], 'XX', unpack(due)) end
 end
 
 -- The attempt of an order that must wait was no fault of its own.
@@ -70,29 +80,13 @@ local function forgive(id, nonce)
   end
 end
 
--- An order that took a lock and ended makes way: those parked for the lock are due. Where it must wait itself, so must they.
-local function release(from, to)
-  local locks, ours, due = {}, {}, {}
-  for lock = from, to, 2 do locks[#locks + 1] = 'lock:produto:' .. ARGV[lock] end
-  -- A worker that froze for longer than the lock lives must not release the lock of the next holder: compare, then delete.
-  for n, holder in ipairs(call('MGET', unpack(locks))) do
-    if holder == ARGV[from + 2 * n - 1] then
-      ours[#ours + 1] = locks[n]
-      if done[holder] then due[#due + 1], due[#due + 2] = 0, locks[n] end
-    end
-  end
-  if #ours > 0 then call('DEL', unpack(ours)) end
-  if #due > 0 then redis.pcall('ZADD', KEYS[5], 'XX', unpack(due)) end
-end
-
-local replies, skus_at = {}, 6 + 5 * ARGV[2]
-local waiting_at, locks_at = skus_at + 3 * ARGV[3], skus_at + 3 * ARGV[3] + 2 * ARGV[4]
+local replies, skus_at = {}, 5 + 5 * ARGV[2]
+local waiting_at = skus_at + 4 * ARGV[skus_at - 1]
 local epoch = call('MGET', KEYS[3])[1] or '0'
-if ARGV[5] ~= '' and ARGV[5] ~= epoch then return cjson.encode({'superseded'}) end
-for at = 6, skus_at - 1, 5 do replies[#replies + 1] = settle(unpack(ARGV, at, at + 4)) end
-for from = skus_at, waiting_at - 1, 999 do publish(from, math.min(from + 998, waiting_at - 1), epoch) end
-for at = waiting_at, locks_at - 1, 2 do forgive(ARGV[at], ARGV[at + 1]) end
-for from = locks_at, #ARGV, 1000 do release(from, math.min(from + 999, #ARGV)) end
+if ARGV[3] ~= '' and ARGV[3] ~= epoch then return cjson.encode({'superseded'}) end
+for at = 4, skus_at - 2, 5 do replies[#replies + 1] = settle(unpack(ARGV, at, at + 4)) end
+for from = skus_at, waiting_at - 1, 1000 do publish(from, math.min(from + 999, waiting_at - 1), epoch) end
+for at = waiting_at, #ARGV, 2 do forgive(ARGV[at], ARGV[at + 1]) end
 if #ended > 0 then call('ZREM', KEYS[1], unpack(ended)) end
 if #not_confirmed > 0 then call('ZREM', KEYS[2], unpack(not_confirmed)) end
 if #news > 0 then call('PUBLISH', KEYS[4], table.concat(news, '\n')) end

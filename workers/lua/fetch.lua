@@ -34,6 +34,7 @@ local left, left_to_him = tonumber(ARGV[2]), 0
 local replies = {}
 for at = 5, #KEYS do
   local queue, taken, records, times = KEYS[at], {}, {}, {}
+  local route = ',"",' .. cjson.encode(queue) .. ']'
   local share = at == #KEYS and left or math.min(left, tonumber(ARGV[3]))
   if at == #KEYS and left_to ~= ARGV[4] and call('LLEN', queue) < tonumber(ARGV[6]) then
     replies[#replies + 1] = false
@@ -49,7 +50,7 @@ for at = 5, #KEYS do
     local tag = string.match(message, '.*"delivery_tag":%s*"([^"]+)"')
     if tag and tag ~= ARGV[7] then
       -- Restored by anybody, it goes to this very queue: the default exchange routes by a queue's name (AMQP 0-9-1).
-      records[#records + 1], records[#records + 2] = tag, '[' .. message .. ',"",' .. cjson.encode(queue) .. ']'
+      records[#records + 1], records[#records + 2] = tag, '[' .. message .. route
       times[#times + 1], times[#times + 2] = ARGV[1], tag
     elseif not tag then
       -- What else somebody put there gives way: else this call would end here, and what it took be recorded nowhere.
