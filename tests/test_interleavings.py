@@ -138,8 +138,8 @@ CONTROLS: list[tuple[str, str, str, str, Tell]] = [
     (
         "a lock is released only by its holder",
         "settle.lua",
-        "if holder == ARGV[from + 2 * n - 1] then",
-        "if true then",
+        "if owner ~= '' and found[n + 1] == owner then",
+        "if owner ~= '' then",
         stories.a_lock_that_ran_out,
     ),
     (
