@@ -235,7 +235,7 @@ def redis_read_only(client: "redis.Redis", server: RedisServer, of_worker: list[
         client.replicaof("NO", "ONE")
 
 
-@pytest.mark.parametrize("lose", [connections_closed, redis_restarted, redis_full, redis_read_only])
+@pytest.mark.parametrize("lose", [connections_closed, redis_restarted, redis_read_only])
 def test_a_worker_goes_on_after_losing_redis(
     client: "redis.Redis",
     tmp_path: Path,
@@ -258,6 +258,23 @@ def test_a_worker_goes_on_after_losing_redis(
 
         assert worker.child.is_alive()
         assert client.llen(FIRST) == 0
+
+
+def test_a_worker_of_a_full_redis_keeps_its_connection_and_does_all_that_waits(
+    client: "redis.Redis", tmp_path: Path, redis_server: RedisServer
+) -> None:
+    errands, diary = send_many(300, "takes a while"), Diary(tmp_path)
+
+    with Worker(tmp_path, limits={"BATCH_MESSAGES": 16}, broker_transport_options=SOON_OVERDUE) as worker:
+        wait_until(lambda: diary.page("done"))
+        with redis_full(client, redis_server, []):
+            wait_until(lambda: diary.has("done", errands), what="the end of all errands")
+            wait_until(lambda: "fetched once a second" in worker.log(), what="a look that Redis refuses")
+            wait_until(lambda: not client.hlen("unacked"), what="the last acknowledgement")
+        later = send("later")
+        wait_until(lambda: diary.batches(later), what="a batch with the new message")
+
+        assert "Connection to broker lost" not in worker.log()
 
 
 def test_a_worker_of_a_redis_that_is_full_says_so_in_a_line(
@@ -833,6 +850,26 @@ def an_event_loop() -> Iterator[Any]:
     finally:
         set_event_loop(before)
         hub.close()
+
+
+def test_messages_of_a_full_redis_are_fetched_although_it_refuses_to_wait_for_them(
+    client: "redis.Redis", redis_server: RedisServer
+) -> None:
+    put_many(client, 1)
+
+    with an_event_loop(), a_taker(FIRST) as taker, redis_full(client, redis_server, []):
+        wait_until(taker.take, what="the message")
+
+    assert len(taker.messages) == 1
+
+
+def test_without_a_rest_a_full_redis_costs_its_workers_their_connections(
+    client: "redis.Redis", redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "_is_full", lambda _refusal: False)
+
+    with pytest.raises(redis.OutOfMemoryError):
+        test_messages_of_a_full_redis_are_fetched_although_it_refuses_to_wait_for_them(client, redis_server)
 
 
 def test_what_is_put_back_is_first_in_line_again_as_if_never_fetched(client: "redis.Redis") -> None:

@@ -508,14 +508,21 @@ class Channel(kombu_redis.Channel):
         return self._deliver_all(fetched, left_to_us_ms)
 
     def _rest(self, refusal: redis.ResponseError) -> None:
-        """Look again in a while, where a key is not what it must be: another connection would hear the same."""
-        if get_event_loop() is None or not _is_of_a_broken_key(refusal):
+        """Look again in a while, where a key is broken or Redis is full: another connection would get the same answer.
+
+        A full Redis refuses the command that waits for a message. It refuses no fetch, so that one is next.
+        """
+        is_full = _is_full(refusal)
+        if get_event_loop() is None or not (is_full or _is_of_a_broken_key(refusal)):
             raise refusal
         queues = self.active_queues
         left_to = [LEFT_TO + first for first in queues[:1]]  # none where all were given up meanwhile
         looked_at = ", ".join([*queues, self.unacked_key, self.unacked_index_key, *left_to])
-        log.error("no messages are fetched: somebody has broken a key, one of %s: %s", looked_at, refusal)
-        self.is_awake = False
+        if is_full:
+            log.warning("Redis is full, messages are fetched once a second: %r", refusal)
+        else:
+            log.error("no messages are fetched: somebody has broken a key, one of %s: %s", looked_at, refusal)
+        self.is_awake = is_full
         self._resting_until = monotonic() + REST_S
         for tag in self._carried:
             self.qos.ack(tag)
@@ -624,6 +631,11 @@ class Channel(kombu_redis.Channel):
 def _tag(message: bytes) -> str:
     found = _TAG.match(message)
     return found[1].decode() if found else ""
+
+
+def _is_full(refusal: redis.ResponseError) -> bool:
+    """Whether Redis has no memory for the command."""
+    return isinstance(refusal, redis.OutOfMemoryError)
 
 
 def _is_of_a_broken_key(refusal: redis.ResponseError) -> bool:
