@@ -853,23 +853,29 @@ def an_event_loop() -> Iterator[Any]:
 
 
 def test_messages_of_a_full_redis_are_fetched_although_it_refuses_to_wait_for_them(
-    client: "redis.Redis", redis_server: RedisServer
+    client: "redis.Redis", redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    put_many(client, 1)
-
-    with an_event_loop(), a_taker(FIRST) as taker, redis_full(client, redis_server, []):
+    with an_event_loop(), a_taker(FIRST) as taker:
+        with redis_full(client, redis_server, []):
+            wait_until(lambda: taker.take() or "Redis is full" in caplog.text, what="the refusal")
+        put_many(client, 1)
         wait_until(taker.take, what="the message")
 
     assert len(taker.messages) == 1
 
 
 def test_without_a_rest_a_full_redis_costs_its_workers_their_connections(
-    client: "redis.Redis", redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    client: "redis.Redis",
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(transport, "_is_full", lambda _refusal: False)
 
     with pytest.raises(redis.OutOfMemoryError):
-        test_messages_of_a_full_redis_are_fetched_although_it_refuses_to_wait_for_them(client, redis_server)
+        test_messages_of_a_full_redis_are_fetched_although_it_refuses_to_wait_for_them(
+            client, redis_server, caplog
+        )
 
 
 def test_what_is_put_back_is_first_in_line_again_as_if_never_fetched(client: "redis.Redis") -> None:
