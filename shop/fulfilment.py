@@ -4,7 +4,6 @@ Where a worker dies, nothing has to be undone. Units in Redis are provisional. B
 the order; after it, the order's next worker meets the row and publishes what it says.
 """
 
-import random
 import secrets
 import time
 from collections import Counter
@@ -68,16 +67,14 @@ class Paused(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How long locks live (0: none are taken) and orders wait for them, and how often an order may be tried.
+    """How long locks live (0: none are taken), and how often an order may be tried.
 
-    The wait is longer than a lock's life, so that a dead holder's lock never outlasts it, and shorter than the worker's
-    task limit. `is_alone`: whether an order that kills this process does it to no other one. Where it does, in a batch, no
-    order makes its last attempt of several: none is given up for what another one did. `attempt_ms`: how long its last
-    attempt may take, after which an order is given up (0: it is not waited for).
+    `is_alone`: whether an order that kills this process does it to no other one. Where it does, in a batch, no order makes
+    its last attempt of several: none is given up for what another one did. `attempt_ms`: how long its last attempt may take,
+    after which an order is given up (0: it is not waited for).
     """
 
     lock_ttl_ms: int = keys.LOCK_TTL_MS
-    lock_wait_s: float = 5.5
     is_alone: bool = True
     max_attempts: int = settings.MAX_ATTEMPTS
     attempt_ms: int = keys.LOCK_TTL_MS
@@ -99,33 +96,24 @@ def fulfil(
     rules = rules or Rules()
     forgiven: tuple[type[Exception], ...] = (StoreUnavailable, Paused, *forgives)
     outcomes: dict[str, Outcome] = {}
-    waiting = {order.id: order for order in orders}
+    waiting = list({order.id: order for order in orders}.values())
     figures.tally.add_all(figures.BATCH_ORDERS.counted([len(waiting)]))
-    deadline = time.monotonic() + rules.lock_wait_s
-    rounds_at_once = ROUNDS_AT_ONCE
-    while waiting:
+    for _ in range(ROUNDS_AT_ONCE):
         batch = _Batch()
         try:
-            with tracing.batch(list(waiting.values()), untold=Paused):
+            with tracing.batch(waiting, untold=Paused):
                 with tracing.step("reserve"):
-                    _reserve(list(waiting.values()), batch, client, rules)
-                outcomes |= _conclude(batch, client) | batch.ended
+                    _reserve(waiting, batch, client, rules)
+                ended = _conclude(batch, client) | batch.ended
         except forgiven:
             # That is no fault of the orders: it costs them no attempt, and nobody waits for their locks.
             _release(batch, client)
             raise
-        _count(batch, outcomes)
-        waiting = {order_id: waiting[order_id] for order_id in batch.busy}
-        rounds_at_once -= batch.is_worth_another_round
-        is_late = time.monotonic() > deadline
-        if waiting and is_late and not (batch.is_worth_another_round and rounds_at_once > 0):
-            outcomes |= {
-                order_id: Busy(sku=sku, is_locked=order_id not in batch.blocked)
-                for order_id, sku in batch.busy.items()
-            }
+        _count(batch, ended)
+        outcomes |= ended | batch.waiting()
+        waiting = [order for order in waiting if order.id in batch.busy]
+        if not batch.is_worth_another_round:
             break
-        if waiting and not is_late:
-            time.sleep(random.uniform(0.001, 0.005))
     return {order.id: outcomes[order.id] for order in orders}
 
 
@@ -147,6 +135,13 @@ class _Batch:
     blocked: set[str] = field(default_factory=set)
     locks: dict[str, str] = field(default_factory=dict)
     tried: dict[str, str] = field(default_factory=dict)
+
+    def waiting(self) -> dict[str, Outcome]:
+        """Of the orders that must wait."""
+        return {
+            order_id: Busy(sku=sku, is_locked=order_id not in self.blocked)
+            for order_id, sku in self.busy.items()
+        }
 
 
 def _reserve(orders: list[Order], batch: _Batch, client: TextRedis, rules: Rules) -> None:

@@ -6,7 +6,6 @@ costs nothing while there is none, holds for every process at once, and survives
 
 import time
 from enum import StrEnum
-from typing import Final
 
 import msgspec
 import structlog
@@ -16,9 +15,6 @@ from shop.models import PauseChange
 from shop.stores import StoreUnavailable, TextRedis, store_faults
 
 log = structlog.get_logger()
-
-#: How often whoever waits for the end of a pause looks.
-LOOK_EVERY_S: Final = 0.05
 _json = msgspec.json.Encoder()
 
 
@@ -95,10 +91,3 @@ def is_paused(client: TextRedis, part: Part) -> bool:
     """Whether a part is paused. Raises `StoreUnavailable`."""
     with store_faults():
         return bool(client.exists(keys.pause(part)))
-
-
-def wait_for_end(client: TextRedis, part: Part, *, at_most_s: float) -> None:
-    """Return as soon as a part is not paused any more, and at the latest after a while. Raises `StoreUnavailable`."""
-    deadline = time.monotonic() + at_most_s
-    while is_paused(client, part) and time.monotonic() < deadline:
-        time.sleep(LOOK_EVERY_S)

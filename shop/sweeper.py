@@ -140,8 +140,11 @@ def _head_enqueued_at_ms(client: TextRedis) -> int | None:
 
 
 def enqueue_now(client: TextRedis, order_id: str) -> bool:
-    """Enqueue an open order again without waiting for its turn; False where it has ended. Raises `StoreUnavailable`."""
-    return _enqueue_again(client, [order_id], int(time.time() * 1000), None) > 0
+    """Enqueue an open order again without waiting for its turn, a parked one too; False where it has ended.
+
+    Raises `StoreUnavailable`.
+    """
+    return _enqueue_again(client, [order_id], int(time.time() * 1000), None, parked_too=True) > 0
 
 
 #: The members of an order's record that the sweeper reads.
@@ -173,16 +176,25 @@ class _Overdue(msgspec.Struct, frozen=True):
         return queue.repeated_message(self.order, enqueued_at_ms=now_ms, alone=self.attempts > 0)
 
 
-def _enqueue_again(client: TextRedis, order_ids: Sequence[str], now_ms: int, head_ms: int | None) -> int:
-    """Enqueue those of the orders that are in nobody's hands and not behind the head of the queue; returns how many.
+def _enqueue_again(
+    client: TextRedis,
+    order_ids: Sequence[str],
+    now_ms: int,
+    head_ms: int | None,
+    *,
+    parked_too: bool = False,
+) -> int:
+    """Enqueue those of the orders that are in nobody's hands, not parked and not behind the head of the queue; how many.
 
-    Those that are parked are among them: the copy takes the place of the parked message.
+    `parked_too`: a copy takes the place of the parked message.
     """
     next_look_ms = now_ms + settings.SWEEP_AFTER_MS
     lost: dict[str, _Overdue] = {}
     looks: dict[str, float] = {}
     found = _records(client, order_ids)
-    for order_id, record, fetched_at in zip(order_ids, found[::2], found[1::2], strict=True):
+    for order_id, record, fetched_at, is_parked in zip(
+        order_ids, found[::3], found[1::3], found[2::3], strict=True
+    ):
         # Whatever becomes of it: it must not stand before the others until the next sweep.
         looks[order_id] = next_look_ms
         with _apart_told("open order can't be enqueued again", order_id), store_faults():
@@ -192,6 +204,8 @@ def _enqueue_again(client: TextRedis, order_ids: Sequence[str], now_ms: int, hea
                 _forget(client, order_id)
                 continue
             overdue = _Overdue.of(record)
+            if is_parked is True and not parked_too:  # where somebody has broken that key, none is
+                continue
             if not fetched_at and (head_ms is None or overdue.enqueued_at_ms < head_ms):
                 lost[order_id] = overdue
     with store_faults():
@@ -200,13 +214,14 @@ def _enqueue_again(client: TextRedis, order_ids: Sequence[str], now_ms: int, hea
 
 
 def _records(client: TextRedis, order_ids: Sequence[str]) -> list[Any]:
-    """Of each order, the members `_RECORD` of its record, or the error that Redis answers for a broken one; and whether a
-    worker has its message (`shop.queue` makes the delivery tag of the order's id)."""
+    """Of each order, the members `_RECORD` of its record, or the error that Redis answers for a broken one; whether a
+    worker has its message (`shop.queue` makes the delivery tag of the order's id); and whether that is parked."""
     with store_faults():
         pipe = client.pipeline(transaction=False)
         for order_id in order_ids:
             pipe.hmget(keys.order(order_id), *_RECORD)
             pipe.zscore(keys.UNACKED_INDEX, order_id)
+            pipe.hexists(keys.PARKED, order_id)
         found: list[Any] = pipe.execute(raise_on_error=False)
     return found
 

@@ -7,7 +7,6 @@ each try counts; the count ends in Redis (`MAX_ATTEMPTS`), which survives the pr
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -18,15 +17,14 @@ from celery.signals import worker_process_init, worker_process_shutdown
 from django.conf import settings
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from shop import figures, keys, pauses
+from shop import figures, keys
 from shop.domain import Order, Status
 from shop.fulfilment import Busy, Held, Paused, Rules, cancel, fulfil
-from shop.pauses import Part
-from shop.queue import BROKER_IS_LEDGER
-from shop.stores import StoreUnavailable, redis_client
+from shop.queue import BROKER_IS_LEDGER, CANCEL_TASK, FULFIL_TASK
+from shop.stores import RowHeld, StoreUnavailable, redis_client
 from shop.tracing import tracing
 from workers.app import app
-from workers.batching import Outcome, TryLater, Unhandled, Wait
+from workers.batching import Outcome, Unhandled, Wait
 from workers.fail_points import reach
 from workers.transport import Park
 
@@ -34,8 +32,6 @@ log = structlog.get_logger()
 
 #: Milliseconds until it is looked whether a product row is free again that another transaction held.
 ROW_WAIT_MS = 100
-#: Seconds for which a batch is held while fulfilment is paused. Two in turn stay below a batch's time limit.
-PAUSE_PATIENCE_S = 1.0
 
 
 @worker_process_init.connect
@@ -67,19 +63,19 @@ def fulfil_orders(bodies: Sequence[bytes]) -> list[Outcome]:
 
     Orders that meet a lock, or a product row that another transaction holds, stay queued. What is no order of ours, or can't
     be confirmed or rejected, is left to `fulfil_order`, which says what is wrong with it, and so is the last of several
-    attempts. Raises `TryLater` where a store is unavailable.
+    attempts. Where a store is unavailable or fulfilment is paused, all stay queued until an order gets through.
     """
     reach("worker.received")
     orders = [_order_in(body) for body in bodies]
     sound = [order for order in orders if order]
     try:
-        in_company = Rules(lock_wait_s=0, is_alone=False)
+        in_company = Rules(is_alone=False)
         outcomes = fulfil(sound, client=redis_client(), rules=in_company, forgives=(SoftTimeLimitExceeded,))
-    except StoreUnavailable as away:
-        raise TryLater(str(away)) from away
-    except Paused as paused:
-        _wait_for_end_of_pause()
-        raise TryLater(str(paused), rest_s=0) from paused
+    except (StoreUnavailable, Paused) as reason:
+        if isinstance(reason, StoreUnavailable):
+            log.warning("orders parked", orders=len(sound), reason=str(reason))
+        is_alone = len(sound) == 1
+        return [_parked_with_others(each, is_alone) if each else Unhandled.ALONE for each in orders]
     if settings.LOG_ORDERS:
         for order in sound:
             _tell_end(order, outcomes[order.id])
@@ -107,6 +103,11 @@ def _answer(order: Order, outcome: Status | Busy | Held) -> Outcome:
     return Unhandled.ALONE if isinstance(outcome, Held) or outcome is Status.FAILED else outcome.value
 
 
+def _parked_with_others(order: Order, is_alone: bool) -> Park:
+    """One that looked alone lets another one look next: it may be the order that the store can't answer for."""
+    return Park.with_others(FULFIL_TASK, None if is_alone else order.accepted_at_ms)
+
+
 def _parked(order: Order, busy: Busy) -> Park:
     """Who waits for a lock comes back when it is released; nobody tells when a row is, or which lock in another Redis."""
     wait_ms = 0 if busy.is_locked and BROKER_IS_LEDGER else ROW_WAIT_MS
@@ -131,11 +132,10 @@ def fulfil_order(self: "Task[Any, Any]", document: dict[str, Any]) -> str:
     bind_contextvars(order=order.id, task=self.request.id)
     try:
         reach("worker.received")
-        at_once = Rules(lock_wait_s=0)
-        outcome = fulfil([order], client=redis_client(), rules=at_once, forgives=(SoftTimeLimitExceeded,))[
-            order.id
-        ]
-    except (StoreUnavailable, Paused, SoftTimeLimitExceeded) as reason:
+        outcome = fulfil([order], client=redis_client(), forgives=(SoftTimeLimitExceeded,))[order.id]
+    except (StoreUnavailable, Paused) as reason:
+        raise Retry(exc=Wait(repr(reason), Park.with_others(FULFIL_TASK))) from reason
+    except SoftTimeLimitExceeded as reason:
         raise later(reason) from reason
     except Exception as bug:
         log.exception("fulfilment failed")
@@ -161,20 +161,16 @@ def cancel_order(self: "Task[Any, Any]", order_id: str) -> str:
         outcome = cancel(order_id, client=redis_client())
         if settings.LOG_ORDERS:
             log.info("cancellation done", status=str(outcome))
-    except (StoreUnavailable, SoftTimeLimitExceeded) as away:
-        raise later(away) from away
+    except (RowHeld, SoftTimeLimitExceeded) as reason:
+        raise later(reason) from reason
+    except StoreUnavailable as away:
+        raise Retry(exc=Wait(repr(away), Park.with_others(CANCEL_TASK))) from away
     except Exception:
         log.exception("cancellation failed")
         raise
     finally:
         clear_contextvars()
     return outcome.value if isinstance(outcome, Status) else Status.QUEUED.value
-
-
-def _wait_for_end_of_pause() -> None:
-    """Hold what is in hand for a moment, so that it goes on at once when the pause ends, and is not fetched for ever."""
-    with suppress(StoreUnavailable):
-        pauses.wait_for_end(redis_client(), Part.FULFILMENT, at_most_s=PAUSE_PATIENCE_S)
 
 
 def later(reason: Exception) -> Retry:

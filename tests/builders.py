@@ -17,6 +17,7 @@ from django.db import connection
 import shop
 from shop import catalogue, intake, keys, reconciliation, scripts
 from shop.domain import Line, Order
+from shop.fulfilment import Busy, Outcome, Rules, fulfil
 from shop.models import Order as OrderRow
 from shop.models import Product, StockMovement
 from shop.stores import redis_client
@@ -124,6 +125,23 @@ def at_once(*works: Callable[[], object]) -> list[object]:
     for thread in threads:
         thread.join()
     return results
+
+
+def fulfilled(
+    orders: list[Order], *, client: "redis.Redis", rules: Rules | None = None
+) -> dict[str, Outcome]:
+    """Fulfil orders, and again those that met a lock or a row, as it is done with parked ones."""
+    outcomes: dict[str, Outcome] = {}
+    waiting = orders
+
+    def none_waits() -> bool:
+        nonlocal waiting
+        outcomes.update(fulfil(waiting, client=client, rules=rules))
+        waiting = [order for order in waiting if isinstance(outcomes[order.id], Busy)]
+        return not waiting
+
+    wait_until(none_waits, what="the end of all orders")
+    return {order.id: outcomes[order.id] for order in orders}
 
 
 @contextmanager

@@ -159,7 +159,7 @@ def a_lock_that_ran_out(client: "redis.Redis") -> Story:
         assert held == ["the next holder"]
 
     return Story(
-        works=[fulfilling(order, Rules(lock_wait_s=0.01)), taking_the_lock],
+        works=[fulfilling(order, LOCKS), taking_the_lock],
         orders=[order],
         afterwards=afterwards,
         ends=[("confirmed",)],

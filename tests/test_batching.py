@@ -20,7 +20,7 @@ from tests.builders import wait_until
 from tests.crews import SOON_S, Worker, a_busy_crew, in_hand, of, wait_for_all, wait_in_line, what_is_told
 from tests.errands import QUEUES, SOON_OVERDUE, STOCK, Diary, an_app, app, send, some
 from tests.running import frozen
-from workers.batching import TryLater, Unhandled, run_batch
+from workers.batching import Unhandled, run_batch
 from workers.embedded import RedisServer
 from workers.proc import is_running
 from workers.turn import pool_turn
@@ -122,16 +122,29 @@ def test_a_full_batch_goes_to_the_pool_while_another_is_at_work_and_waits_there_
 def test_a_batch_whose_turn_does_not_come_in_time_is_offered_again() -> None:
     bodies = [b"no message", b"nor is this"]
 
-    with (
-        the_turn_of_another_process(),
-        interrupted_after(0.2),
-        pytest.raises(TryLater, match="other batches") as late,
-    ):
-        run_batch(fulfil_order.name, bodies)
+    with the_turn_of_another_process(), interrupted_after(0.2):
+        late = run_batch(fulfil_order.name, bodies)
     in_time = run_batch(fulfil_order.name, bodies)
 
-    assert late.value.rest_s == 0
+    assert late == [Unhandled.AGAIN, Unhandled.AGAIN]
     assert in_time == [Unhandled.ALONE, Unhandled.ALONE]
+
+
+def test_what_is_offered_again_is_done_in_its_old_order(tmp_path: Path) -> None:
+    names = some(6)
+    limits = {"BATCH_MESSAGES": 4, "BATCH_SOFT_LIMIT_S": 0.3}
+    with Worker(tmp_path, "-Q", "chores", "-c", "3", limits=limits) as worker:
+        (busy,) = some(1)
+        send(busy, "does not stop", queue="chores")
+        wait_until(lambda: worker.diary.batches() == [[busy]], what="a batch that takes its time")
+        for name in names:
+            send(name, queue="chores")
+        wait_until(lambda: "offered again" in worker.log(), what="a batch whose turn did not come")
+        worker.diary.mark("go on")
+        wait_for_all(worker, names)
+
+        assert [name for batch in worker.diary.batches() for name in batch] == [busy, *names]
+        assert worker.diary.page("alone") == []
 
 
 @contextmanager
@@ -365,28 +378,40 @@ def test_what_a_worker_has_parked_is_done_by_another_one_when_it_is_dead(tmp_pat
         wait_for_all(other, [name])
 
 
-def test_what_is_put_off_goes_back_and_is_done_later(tmp_path: Path) -> None:
-    names = some(20)
-    Diary(tmp_path).mark("closed")
+def put_off(worker: Worker, names: list[str]) -> int:
+    """Have errands put off until the shop opens; how many of the largest batch were done together then."""
+    worker.diary.mark("closed")
     for name in names:
         send(name, "is put off", queue="chores")
+    wait_until(lambda: list(map(len, worker.diary.batches()[-3:])) == [1, 1, 1], what="lone looks")
+    wait_until(lambda: not redis_client().hlen("unacked"), what="nothing in hand")
+    tries, done_meanwhile = worker.diary.batches(), worker.diary.page("done")
+    worker.diary.wipe("closed")
+    wait_for_all(worker, names)
 
-    with Worker(tmp_path, "-Q", "chores", limits={"SHORTEST_REST_S": 0.1}) as worker:
-        wait_until(lambda: len(worker.diary.batches()) > 2, what="some tries")
-        done_meanwhile = worker.diary.page("done")
-        worker.diary.wipe("closed")
-        wait_for_all(worker, names)
+    assert done_meanwhile == []
+    assert sorted(worker.diary.page("done")) == sorted(names)
+    assert worker.diary.page("alone") == []
+    assert len({name for (name,) in tries[-3:]}) == 3
+    return max(map(len, worker.diary.batches()[len(tries) :]))
 
-        assert done_meanwhile == []
-        assert sorted(worker.diary.page("done")) == sorted(names)
-        assert worker.diary.page("alone") == []
-        assert "go back to their queue" in worker.log()
+
+def test_what_is_put_off_is_in_nobody_s_hands_and_comes_back_together_when_one_of_it_gets_through(
+    tmp_path: Path,
+) -> None:
+    with Worker(tmp_path, "-Q", "chores") as worker:
+        assert put_off(worker, some(20)) > 1
+
+
+def test_without_a_call_to_the_others_each_of_them_has_to_look(tmp_path: Path) -> None:
+    with Worker(tmp_path, "-Q", "chores", limits={"_call_back_others": None}) as worker:
+        assert put_off(worker, some(20)) == 1
 
 
 # --- when Redis is away --------------------------------------------------------------------------
 
 
-def test_a_worker_that_could_put_nothing_back_still_makes_batches(
+def test_a_worker_that_could_park_nothing_still_makes_batches(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
     off, later = some(2)
@@ -397,7 +422,7 @@ def test_a_worker_that_could_put_nothing_back_still_makes_batches(
         os.kill(redis_server.pid, signal.SIGSTOP)
         try:
             worker.diary.mark("go on")
-            wait_until(lambda: "imeout" in worker.log(), what="a failure to put it back")
+            wait_until(lambda: "imeout" in worker.log(), what="a failure to park it")
         finally:
             os.kill(redis_server.pid, signal.SIGCONT)
         wait_for_all(worker, [off])

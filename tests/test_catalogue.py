@@ -12,7 +12,7 @@ from django.core.management import CommandError, call_command
 
 from shop import catalogue
 from shop.domain import Status
-from shop.fulfilment import Rules, fulfil
+from shop.fulfilment import fulfil
 from shop.models import Product, StockMovement
 from tests.builders import a_sku, accepted, an_order, assert_at_rest, at_once, free_in_redis
 
@@ -220,7 +220,7 @@ def test_a_load_holds_no_row_of_a_slice_that_was_written(
             ends.append("the first slice")
         elif name == "catalogue.before_load":
             (order,) = accepted(client, an_order((first, 1)))
-            ends.extend(at_once(lambda: fulfil([order], client=client, rules=Rules(lock_wait_s=0))[order.id]))
+            ends.extend(at_once(lambda: fulfil([order], client=client)[order.id]))
 
     monkeypatch.setattr(catalogue, "reach", sell)
 

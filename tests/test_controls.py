@@ -61,8 +61,8 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "no order is given up that was begun just now",
         "reserve.lua",
-        "if attempts >= allowed and call('EXISTS', 'last_attempt:' .. id) == 0 then",
-        "if attempts >= allowed then",
+        "if before[id] >= allowed and call('EXISTS', 'last_attempt:' .. id) == 0 then",
+        "if before[id] >= allowed then",
         partial(
             test_fulfilment.test_an_order_whose_last_attempt_is_at_work_is_not_given_up_by_a_copy_of_its_message,
             stock=1,
@@ -70,16 +70,23 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
         ),
     ),
     (
+        "an attempt is counted before anything that may fail",
+        "reserve.lua",
+        "replies[#replies + 1] = at, begin(ARGV[at]) or false",
+        "replies[#replies + 1] = at, false",
+        test_fulfilment.test_an_order_whose_reserving_always_fails_is_given_up_as_one_that_kills_its_workers,
+    ),
+    (
         "a call that has reserved and is asked again counts one attempt",
         "reserve.lua",
-        "counted ~= nonce and refused",
-        "refused",
+        "if counted == nonce then",
+        "if false then",
         test_lua.test_reserve_counts_no_attempt_when_it_is_asked_again_because_its_answer_was_lost,
     ),
     (
         "the last attempt of an order is made alone",
         "reserve.lua",
-        "if attempts >= in_company then return {'held'} end",
+        "if before[id] >= in_company then return {'held'} end",
         "",
         test_fulfilment.test_an_order_that_shared_the_batches_of_one_that_kills_workers_makes_its_last_attempt_alone,
     ),
@@ -93,8 +100,8 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "an order takes all its lines or none",
         "reserve.lua",
-        "if refusal or is_short then return refusal or {'short'} end",
-        "if refusal then return refusal end",
+        "if is_short then return {'short'} end",
+        "",
         test_lua.test_reserve_takes_nothing_when_one_line_is_short,
     ),
     (
@@ -143,7 +150,7 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "an order is given up after so many attempts",
         "reserve.lua",
-        "if attempts >= allowed and",
+        "if before[id] >= allowed and",
         "if false and",
         test_fulfilment.test_an_order_that_kills_its_workers_is_given_up_when_it_can_be_at_work_no_more_and_frees_its_stock,
     ),

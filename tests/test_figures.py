@@ -190,7 +190,7 @@ def test_an_order_behind_a_foreign_lock_is_counted_as_waiting_for_that_sku(
     (order,) = accepted(nothing_counted, an_order((sku, 1)))
     nothing_counted.set(keys.lock(sku), "somebody", px=60_000)
 
-    fulfilment.fulfil([order], client=nothing_counted, rules=fulfilment.Rules(lock_wait_s=0))
+    fulfilment.fulfil([order], client=nothing_counted)
     figures.tally.tell()
 
     minute = nothing_counted.time()[0] // 60

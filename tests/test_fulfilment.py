@@ -23,6 +23,7 @@ from tests.builders import (
     assert_at_rest,
     at_once,
     free_in_redis,
+    fulfilled,
     status_in_books,
     status_in_redis,
     wait_until,
@@ -52,7 +53,7 @@ def test_ten_units_and_two_simultaneous_orders_for_eight_confirm_exactly_one(
     sku = a_sku(stock=10)
     orders = accepted(client, an_order((sku, 8)), an_order((sku, 8)))
 
-    at_once(*(lambda order=order: fulfil([order], client=client, rules=rules) for order in orders))
+    at_once(*(lambda order=order: fulfilled([order], client=client, rules=rules) for order in orders))
 
     assert sorted(str(status_in_books(order)) for order in orders) == ["confirmed", "rejected"]
     rejected = next(order for order in orders if status_in_books(order) == "rejected")
@@ -70,7 +71,7 @@ def test_five_hundred_buyers_get_a_hundred_units(client: "redis.Redis", rules: R
 
     def buy(some: list[Order]) -> None:
         for order in some:
-            fulfil([order], client=client, rules=rules)
+            fulfilled([order], client=client, rules=rules)
 
     at_once(*(lambda part=part: buy(orders[part::8]) for part in range(8)))
 
@@ -138,9 +139,9 @@ def test_opposite_lock_orders_end_without_deadlock(client: "redis.Redis") -> Non
     back = accepted(client, *(an_order((right, 1), (left, 1)) for _ in range(40)))
 
     results = at_once(
-        *(lambda order=order: fulfil([order], client=client) for order in forth[:4] + back[:4]),
-        lambda: fulfil(forth[4:], client=client),
-        lambda: fulfil(back[4:], client=client),
+        *(lambda order=order: fulfilled([order], client=client) for order in forth[:4] + back[:4]),
+        lambda: fulfilled(forth[4:], client=client),
+        lambda: fulfilled(back[4:], client=client),
     )
 
     assert [result for result in results if isinstance(result, Exception)] == []
@@ -167,7 +168,7 @@ def test_an_order_behind_a_foreign_lock_waits_and_touches_nothing(client: "redis
     client.set(keys.lock(sku), "somebody-else", px=4000)
     (order,) = accepted(client, an_order((sku, 1)))
 
-    outcomes = fulfil([order], client=client, rules=Rules(lock_wait_s=0.1))
+    outcomes = fulfil([order], client=client)
 
     assert outcomes == {order.id: Busy(sku=sku)}
     assert client.get(keys.lock(sku)) == "somebody-else"
@@ -180,7 +181,7 @@ def test_the_lock_of_a_frozen_holder_expires_and_the_next_order_goes_on(client: 
     client.set(keys.lock(sku), "frozen", px=300)
     (order,) = accepted(client, an_order((sku, 1)))
 
-    outcomes = fulfil([order], client=client)
+    outcomes = fulfilled([order], client=client)
 
     assert outcomes == {order.id: Status.CONFIRMED}
     assert_at_rest(client)
@@ -440,7 +441,7 @@ def test_a_counter_that_somebody_edited_refuses_no_order_that_postgresql_can_con
     client.set(keys.stock(sku), shown)
     (order,) = accepted(client, an_order((sku, 8)))
 
-    outcomes = fulfil([order], client=client, rules=Rules(lock_wait_s=0))
+    outcomes = fulfil([order], client=client)
 
     assert outcomes == {order.id: Status.CONFIRMED}
     assert free_in_redis(client, sku) == 2
@@ -454,7 +455,7 @@ def test_an_order_whose_row_somebody_holds_waits_alone(client: "redis.Redis") ->
     with psycopg.connect(settings.DATABASE_URL) as somebody:
         somebody.execute("SELECT 1 FROM shop_product WHERE sku = %s FOR UPDATE", [held])
 
-        outcomes = fulfil(orders, client=client, rules=Rules(lock_wait_s=0))
+        outcomes = fulfil(orders, client=client)
 
         assert list(outcomes.values()) == [
             Busy(sku=held, is_locked=False),
@@ -510,6 +511,25 @@ def test_an_order_that_kills_its_workers_is_given_up_when_it_can_be_at_work_no_m
     assert isinstance(early, Held)
     assert outcomes == {order.id: Status.FAILED}
     assert free_in_redis(client, sku) == 10
+    assert_at_rest(client)
+
+
+def one_that_reserve_always_fails_over() -> Order:
+    """An order of more lines than a shop may allow: more than Lua's stack holds."""
+    return an_order(*((f"line {number} of many", 1) for number in range(5_000)))
+
+
+def test_an_order_whose_reserving_always_fails_is_given_up_as_one_that_kills_its_workers(
+    client: "redis.Redis",
+) -> None:
+    (order,) = accepted(client, one_that_reserve_always_fails_over())
+    rules = Rules(max_attempts=3, attempt_ms=0)
+
+    for _ in range(3):
+        with pytest.raises(redis.ResponseError):
+            fulfil([order], client=client, rules=rules)
+
+    assert fulfil([order], client=client, rules=rules) == {order.id: Status.FAILED}
     assert_at_rest(client)
 
 

@@ -9,20 +9,23 @@ from typing import Any
 
 import pytest
 import redis
+from django.db import connection
 
-from shop import keys, queue
+from shop import keys, pauses, queue
 from shop.domain import Order
-from shop.fulfilment import Rules, fulfil
+from shop.fulfilment import fulfil
+from shop.pauses import Part
 from shop.stores import redis_client
 from tests.builders import a_sku, accepted, an_order, assert_at_rest, row_held, status_in_books, wait_until
 from tests.refusals import full
 from tests.running import System
+from tests.test_fulfilment import one_that_reserve_always_fails_over
 from workers import transport
+from workers.embedded import PostgresServer
 from workers.transport import LONGEST_LOOK_MS, LOOKS, PARKED_FOR, SHORTEST_LOOK_MS
 
 NOW_MS = 1_700_000_000_000
 BATCH = 256
-AT_ONCE = Rules(lock_wait_s=0)
 
 
 # --- the scripts ----------------------------------------------------------------------------------
@@ -43,9 +46,9 @@ def park(client: "redis.Redis", *parked: tuple[str, str, int, int], now_ms: int 
     return count
 
 
-def unpark(client: "redis.Redis", *, later_ms: int = 0) -> list[str]:
-    """What comes back, the next one first."""
-    args = [NOW_MS + later_ms, BATCH, LOOKS, SHORTEST_LOOK_MS, LONGEST_LOOK_MS, 0]
+def unpark(client: "redis.Redis", *over: str, later_ms: int = 0) -> list[str]:
+    """What comes back, the next one first; `over`: what need not be waited for any longer."""
+    args = [NOW_MS + later_ms, BATCH, LOOKS, SHORTEST_LOOK_MS, LONGEST_LOOK_MS, 0, *over]
     transport._script("unpark")([keys.PARKED, keys.PARKED_INDEX], args, client=client)
     back = client.rpop("orders", 10_000) or []
     return [json.loads(message)["tag"] for message in back]
@@ -123,6 +126,26 @@ def test_what_is_known_to_be_over_brings_back_as_many_as_a_batch_takes(client: "
     assert client.hlen(keys.PARKED) == 44
 
 
+def test_where_one_gets_through_a_batch_of_the_others_comes_back(client: "redis.Redis") -> None:
+    tags = [f"{number:03}" for number in range(BATCH + 44)]
+    in_hand(client, *tags, "else")
+    park(client, *((tag, "a task", int(tag), 60_000) for tag in tags), ("else", "another task", 5, 60_000))
+
+    assert unpark(client, "a task", "what nobody waits for") == tags[:BATCH]
+    assert unpark(client, "a task") == tags[BATCH:]
+    assert client.hkeys(keys.PARKED) == ["else"]
+
+
+def test_a_message_that_nothing_brings_back_is_not_called_parked(client: "redis.Redis") -> None:
+    """Somebody has deleted what it waits for: the sweeper must not believe that it comes back."""
+    in_hand(client, "a")
+    park(client, ("a", "lamp", 5, 100))
+    client.delete(keys.PARKED_INDEX)
+
+    assert unpark(client, later_ms=100) == []
+    assert client.hlen(keys.PARKED) == 0
+
+
 def test_who_waits_for_a_key_that_is_gone_comes_back_at_once(client: "redis.Redis") -> None:
     """The lock may be released between the look at it and the parking: nobody would tell."""
     in_hand(client, "early", "late")
@@ -174,7 +197,7 @@ def test_an_order_that_must_wait_itself_wakes_nobody(client: "redis.Redis") -> N
     park(client, ("a", keys.lock(sku), 5, 60_000))
 
     with row_held(sku):
-        fulfil(accepted(client, an_order((sku, 1))), client=client, rules=AT_ONCE)
+        fulfil(accepted(client, an_order((sku, 1))), client=client)
 
     assert client.get(keys.lock(sku)) is None
     assert unpark(client) == []
@@ -266,6 +289,75 @@ def test_orders_that_a_dead_worker_had_and_that_meet_a_lock_occupy_no_process(
 
     assert took_s < 2
     wait_until(have_ended(orders), what="the end of those that waited")
+
+
+@contextmanager
+def no_postgresql(postgres_server: PostgresServer) -> Iterator[None]:
+    """PostgreSQL is stopped meanwhile."""
+    postgres_server.stop()
+    try:
+        yield
+    finally:
+        postgres_server.start()
+        connection.close()  # this test's own, which broke with the server
+
+
+@contextmanager
+def a_pause() -> Iterator[None]:
+    """Fulfilment is paused meanwhile."""
+    pauses.pause(redis_client(), Part.FULFILMENT, who="tests", reason="a test")
+    try:
+        yield
+    finally:
+        pauses.resume(redis_client(), Part.FULFILMENT, who="tests")
+
+
+@pytest.mark.parametrize("reason", ["PostgreSQL is stopped", "fulfilment is paused"])
+def test_orders_that_nothing_can_be_done_for_are_parked_and_end_soon_after(
+    crew: System, client: "redis.Redis", postgres_server: PostgresServer, reason: str
+) -> None:
+    """Each tenth was in the hands of a worker that died, and goes alone."""
+    sku = a_sku(stock=2_000)
+    orders = accepted(client, *(an_order((sku, 1)) for _ in range(1_000)))
+    messages: list[dict[str, Any]] = [json.loads(queue.fulfil_message(order)) for order in orders]
+    for message in messages[::10]:
+        message["headers"]["redelivered"] = True
+
+    with no_postgresql(postgres_server) if reason == "PostgreSQL is stopped" else a_pause():
+        client.lpush(keys.ORDER_QUEUE, *map(json.dumps, messages))
+        wait_until(lambda: client.hlen(keys.PARKED) > 990, what="all of them parked")
+        crew.kill("worker")
+        crew.start("worker")
+        wait_until(lambda: not client.hlen("unacked"), what="nothing in hand")
+        wait_until(lambda: client.hlen(keys.PARKED) > 990, what="all of them parked again")
+        attempts = {client.hget(keys.order(order.id), "attempts") for order in orders}
+        (looked_at_ms,) = client.zmscore(keys.PARKED_INDEX, [queue.FULFIL_TASK])
+
+    assert attempts <= {None, "0"}
+    assert looked_at_ms > 0
+    wait_until(have_ended(orders), timeout_s=10, what="the end of those that waited")
+    assert {status_in_books(order) for order in orders[::50]} == {"confirmed"}
+    wait_until(lambda: not client.hlen(keys.PARKED) and not client.hlen("unacked"), what="rest")
+    assert_at_rest(client)
+
+
+def test_an_order_whose_reserving_always_fails_ends_and_its_neighbours_go_on(
+    tmp_path: Path, client: "redis.Redis"
+) -> None:
+    sku = a_sku(stock=100)
+    poisoned, *good = accepted(
+        client, one_that_reserve_always_fails_over(), *(an_order((sku, 1)) for _ in range(20))
+    )
+    client.lpush(keys.ORDER_QUEUE, *map(queue.fulfil_message, [*good[:10], poisoned, *good[10:]]))
+
+    with System(tmp_path, env={"MAX_ATTEMPTS": "2"}) as system:
+        system.start("worker")
+        wait_until(have_ended(good), timeout_s=10, what="the end of its neighbours")
+        wait_until(have_ended([poisoned]), timeout_s=20, what="its end")
+
+    assert {status_in_books(order) for order in good} == {"confirmed"}
+    assert status_in_books(poisoned) == "failed"
+    assert_at_rest(client)
 
 
 def test_orders_whose_park_is_lost_are_enqueued_again(crew: System, client: "redis.Redis") -> None:

@@ -100,16 +100,6 @@ def test_a_pause_that_was_set_by_hand_holds_and_is_told(client: "redis.Redis") -
     assert pauses.current(client)[Part.INTAKE].reason == "somebody's word"
 
 
-def test_whoever_waits_for_the_end_of_a_pause_goes_on_at_once_and_not_for_ever(client: "redis.Redis") -> None:
-    pauses.wait_for_end(client, Part.FULFILMENT, at_most_s=3600)
-    pause(client, Part.FULFILMENT)
-    began = time.monotonic()
-
-    pauses.wait_for_end(client, Part.FULFILMENT, at_most_s=0.2)
-
-    assert 0.2 <= time.monotonic() - began < 5
-
-
 # --- the operator's verbs --------------------------------------------------------------------------
 
 

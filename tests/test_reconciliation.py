@@ -8,7 +8,7 @@ from django.core.management import call_command
 from django.db import connection
 
 from shop import keys, reconciliation, stock
-from shop.fulfilment import Busy, Rules, fulfil
+from shop.fulfilment import Busy, fulfil
 from shop.models import Product
 from shop.stores import rows
 from tests.builders import a_sku, accepted, an_order, assert_at_rest, free_in_redis
@@ -78,7 +78,7 @@ def test_an_order_that_waits_for_a_counter_of_an_earlier_postgresql_ends_after_a
     client.mset({keys.stock(sku): 0, keys.version(sku): "0:1000"})
     orders = accepted(client, an_order((sku, 4)))
 
-    waits = fulfil(orders, client=client, rules=Rules(lock_wait_s=0.05))
+    waits = fulfil(orders, client=client)
     reconciliation.reconcile(client, repair=True)
     ends = fulfil(orders, client=client)
 

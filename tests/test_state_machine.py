@@ -29,8 +29,8 @@ SALES, FURTHER_SALES, SEARCHES = 100, 40, 5
 #: Locks, and the time of a last attempt, run out when a story says so, not when a machine is slow.
 LONG_MS = 600_000
 #: Nobody waits for a lock: whoever finds it taken comes again.
-LOCKS = Rules(lock_wait_s=0, lock_ttl_ms=LONG_MS, attempt_ms=LONG_MS)
-NO_LOCKS = Rules(lock_wait_s=0, lock_ttl_ms=0, attempt_ms=LONG_MS)
+LOCKS = Rules(lock_ttl_ms=LONG_MS, attempt_ms=LONG_MS)
+NO_LOCKS = Rules(lock_ttl_ms=0, attempt_ms=LONG_MS)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from workers import transport
 from workers.app import app as order_workers
 from workers.embedded import RedisServer
 from workers.ports import free_port
-from workers.transport import LEFT_TO
+from workers.transport import LEFT_TO, Park
 
 # --- the wire ------------------------------------------------------------------------------------
 
@@ -361,11 +361,12 @@ LOSSES: dict[str, Callable[[Taker], None]] = {
     "it was closed": lambda taker: taker.channel.close(),
     "its connection was lost, and it was closed": its_connection_is_lost_and_it_is_closed,
 }
+THE_DESK = Park("the desk", 0, 60_000)
 ENDINGS: dict[str, Callable[[Any], object]] = {
     "acknowledged": lambda message: message.ack(),
     "rejected": lambda message: message.reject(),
     "requeued": lambda message: message.requeue(),
-    "put back": lambda message: message.channel.put_back([message.delivery_tag]),
+    "parked": lambda message: message.channel.park({message.delivery_tag: THE_DESK}),
 }
 
 
@@ -628,20 +629,23 @@ def test_what_is_rejected_before_it_was_taken_is_dropped_once_it_is(client: "red
         assert (len(taker.messages), whereabouts(client)) == (1, (0, 0, 0))
 
 
-def test_what_is_put_back_before_it_was_taken_is_first_in_line_again(client: "redis.Redis") -> None:
+def test_what_is_parked_before_it_was_taken_is_parked_once_it_is(client: "redis.Redis") -> None:
     with a_leader(client) as taker:
-        (text,) = put_many(client, 1)
+        put_many(client, 1)
         taker.take()
-        taker.channel.put_back([taker.messages[0].delivery_tag])
+        tag = taker.messages[0].delivery_tag
+        taker.channel.park({tag: THE_DESK})
+        before = (client.hkeys("parked"), whereabouts(client))
         put_many(client, 1)
         fetch_now(taker)
         behind = taker.messages[1:]
 
-        assert (client.lrange(FIRST, 0, -1), client.hlen("unacked")) == ([text], len(behind))
+        assert before == ([], (1, 0, 0))
+        assert (client.hkeys("parked"), whereabouts(client)) == ([tag], (0, 1, 1))
         assert len(behind) == 1
 
 
-def test_others_that_are_put_back_with_it_do_not_wait_for_it(client: "redis.Redis") -> None:
+def test_others_that_are_parked_with_it_do_not_wait_for_it(client: "redis.Redis") -> None:
     with a_leader(client) as taker:
         put_many(client, 1)
         fetch_now(taker)
@@ -650,9 +654,10 @@ def test_others_that_are_put_back_with_it_do_not_wait_for_it(client: "redis.Redi
         taker.take()
         first, begun = (message.delivery_tag for message in taker.messages)
         before = whereabouts(client)
-        taker.channel.put_back([first, begun])
+        taker.channel.park(dict.fromkeys([first, begun], THE_DESK))
 
-        assert (before, whereabouts(client)) == ((1, 1, 1), (2, 0, 0))
+        assert (before, whereabouts(client)) == ((1, 1, 1), (1, 0, 0))
+        assert client.hkeys("parked") == [first]
 
 
 def test_an_acknowledgement_that_a_fetch_came_too_early_for_is_sent_soon(client: "redis.Redis") -> None:
@@ -885,7 +890,7 @@ def test_what_is_put_back_is_first_in_line_again_as_if_never_fetched(client: "re
         tags = [message.delivery_tag for message in taker.messages]
         taker.messages[2].ack()
 
-        taker.channel.put_back(tags[1:5])
+        taker.channel.qos.put_back(tags[1:5])
 
         assert client.lrange(FIRST, 0, -1)[::-1] == [texts[1], *texts[3:5], *texts[6:]]
         assert set(client.hkeys("unacked")) == {tags[0], tags[5]}
@@ -1065,6 +1070,20 @@ CONTROLS: list[tuple[str, str, str, str, Callable[..., None]]] = [
         test_parking.test_looks_become_rare_as_the_waiting_becomes_long,
     ),
     (
+        "what is over is not looked for one by one",
+        "unpark",
+        "for at = 7, #ARGV do",
+        "for at = 7, 0 do",
+        test_parking.test_where_one_gets_through_a_batch_of_the_others_comes_back,
+    ),
+    (
+        "what waits for nothing any more is not parked",
+        "unpark",
+        "if call('EXISTS', KEYS[2]) == 0 then call('DEL', KEYS[1])",
+        "if call('EXISTS', KEYS[2]) == 0 then",
+        test_parking.test_a_message_that_nothing_brings_back_is_not_called_parked,
+    ),
+    (
         "nobody waits for a lock that is gone",
         "park",
         "call('EXISTS', awaited) == 1 and 20 or -now",
@@ -1094,14 +1113,14 @@ def test_without_its_safeguard_the_test_that_watches_it_turns_red(
         watch(client)
 
 
-def all_or_nothing(put_back: Callable[..., None]) -> Callable[..., None]:
+def all_or_nothing(park: Callable[..., None]) -> Callable[..., None]:
     """Messages wait with one of them that is still on its queue."""
 
-    def put_all_back(qos: transport.QoS, tags: list[str]) -> None:
-        if not any(qos.channel.does_once_taken(tag, partial(put_back, qos, tags)) for tag in tags):
-            put_back(qos, tags)
+    def park_all(qos: transport.QoS, parked: dict[str, Park]) -> None:
+        if not any(qos.channel.does_once_taken(tag, partial(park, qos, parked)) for tag in parked):
+            park(qos, parked)
 
-    return put_all_back
+    return park_all
 
 
 OFF: list[tuple[str, type, str, Callable[..., Any], Callable[..., None]]] = [
@@ -1129,16 +1148,16 @@ OFF: list[tuple[str, type, str, Callable[..., Any], Callable[..., None]]] = [
     (
         "what is returned with what was not taken yet does not wait for it",
         transport.QoS,
-        "put_back",
-        all_or_nothing(transport.QoS.put_back),
-        test_others_that_are_put_back_with_it_do_not_wait_for_it,
+        "park",
+        all_or_nothing(transport.QoS.park),
+        test_others_that_are_parked_with_it_do_not_wait_for_it,
     ),
     (
         "what is returned before it was taken waits for that",
         transport.Channel,
         "does_once_taken",
         lambda *_: False,
-        test_what_is_put_back_before_it_was_taken_is_first_in_line_again,
+        test_what_is_parked_before_it_was_taken_is_parked_once_it_is,
     ),
     (
         "what is dropped before it was taken waits for that",

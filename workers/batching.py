@@ -13,7 +13,6 @@ want, and all of a batch that failed. So a message that breaks or kills its work
 Without an event loop, or with another broker than Redis, everything goes Celery's own way.
 """
 
-import random
 import time
 import weakref
 from collections import deque
@@ -48,8 +47,6 @@ BATCH_BYTES = 256 * 1024
 #: timeout, so that nobody else gets its messages meanwhile.
 BATCH_SOFT_LIMIT_S = 3
 BATCH_HARD_LIMIT_S = 5
-#: Seconds of rest after a `TryLater`.
-SHORTEST_REST_S, LONGEST_REST_S = 0.25, 2.0
 
 
 class Unhandled(Enum):
@@ -57,6 +54,8 @@ class Unhandled(Enum):
 
     #: Run the task for it alone, Celery's own way.
     ALONE = "alone"
+    #: Nothing was done with it yet: it is in the next batch.
+    AGAIN = "again"
 
 
 #: The task's result, shown in events; or why there is none yet: it is run alone, or parked until what it waits for is over.
@@ -64,25 +63,11 @@ Outcome = str | Unhandled | Park
 
 
 class Wait(Exception):
-    """A task that is run alone has to wait: raise `celery.exceptions.Retry` of it. `park`: for what, None for a while."""
+    """A task that is run alone must wait: raise `celery.exceptions.Retry` of it. `park`: for what; None means a while."""
 
     def __init__(self, reason: str, park: Park | None = None) -> None:
         super().__init__(reason, park)  # all of it: that is how it travels from the pool's process
         self.park = park
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-class TryLater(Exception):
-    """Nothing of a batch can be done at present; nothing of it was done wrong.
-
-    `rest_s`: after how long to try again, where whoever raises it knows; else after longer and longer.
-    """
-
-    def __init__(self, reason: str, rest_s: float | None = None) -> None:
-        super().__init__(reason, rest_s)  # all of it: that is how it travels from the pool's process
-        self.rest_s = rest_s
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -101,6 +86,12 @@ class Request(celery_request.Request):  # type: ignore[misc]
             log.warning("task %s was revoked, and is done all the same", self.id)
         return False
 
+    def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> None:
+        """As in Celery, and those come back that were parked because nothing got through."""
+        super().on_success(failed__retval__runtime, **kwargs)
+        if not failed__retval__runtime[0]:
+            _call_back_others(self._message.channel, self.name)
+
     def on_retry(self, exc_info: Any) -> None:
         """Park the message."""
         channel = self._message.channel
@@ -117,6 +108,11 @@ class Request(celery_request.Request):  # type: ignore[misc]
         self.send_event("task-retried", exception=reason, traceback=safe_str(exc_info.traceback))
 
 
+def _call_back_others(channel: Any, task_name: str) -> None:
+    if isinstance(channel, Channel):
+        channel.call_back(task_name)
+
+
 def run_batch(task_name: str, bodies: Sequence[bytes]) -> list[Outcome]:
     """In the pool's process: call the task's `batch` when it is this process's turn."""
     task: Any = current_app.tasks[task_name]
@@ -128,7 +124,8 @@ def run_batch(task_name: str, bodies: Sequence[bytes]) -> list[Outcome]:
     except SoftTimeLimitExceeded:
         if has_begun:
             raise
-        raise TryLater("other batches take their time", rest_s=0) from None
+        # Other batches take their time.
+        return [Unhandled.AGAIN] * len(bodies)
     finally:
         pool_turn.end()
     if len(outcomes) != len(bodies):
@@ -181,8 +178,6 @@ class Line:
         self._is_scheduled = False
         #: Batches that were handed to the pool. When the connection is lost, the pool drops those it has not written yet.
         self._at_work: list[list[Any]] = []
-        self._rest_s = SHORTEST_REST_S
-        self._resting_until = 0.0
 
     # --- in ---------------------------------------------------------------------------------------
 
@@ -235,15 +230,10 @@ class Line:
         self._schedule()
         return None
 
-    def _schedule(self, delay_s: float = 0.0) -> None:
+    def _schedule(self) -> None:
         """Begin a batch when this turn of the loop is over: all that came with this message come along."""
-        if self._is_scheduled or not self._may_begin():
-            return
-        self._is_scheduled = True
-        delay_s = max(delay_s, self._resting_until - time.monotonic())
-        if delay_s > 0:
-            self._consumer.hub.call_later(delay_s, self._begin)
-        else:
+        if not self._is_scheduled and self._may_begin():
+            self._is_scheduled = True
             self._consumer.hub.call_soon(self._begin)
 
     # --- work -------------------------------------------------------------------------------------
@@ -310,19 +300,27 @@ class Line:
 
     def _on_done(self, batch: list[Any], outcomes: Sequence[Outcome], runtime_s: float) -> None:
         parked: dict[Any, Park] = {}
-        self._rest_s = SHORTEST_REST_S
+        again: list[Any] = []
         try:
             for request, outcome in zip(batch, outcomes, strict=True):
                 if isinstance(outcome, str):
                     self._succeed(request, outcome, runtime_s)
                 elif isinstance(outcome, Park):
                     parked[request] = outcome
+                elif outcome is Unhandled.AGAIN:
+                    again.append(request)
                 else:
                     self._go_alone(request)
+            self._wait_again(again)
             self._park(parked)
+            if any(map(self._got_through, outcomes)):
+                _call_back_others(batch[0].message.channel, self._task.name)
         finally:
             # Whatever Redis did meanwhile, and whatever went wrong: what is not acknowledged comes again.
             self._go_on(batch)
+
+    def _got_through(self, outcome: Outcome) -> bool:
+        return isinstance(outcome, str) or (isinstance(outcome, Park) and outcome.awaited != self._task.name)
 
     def _succeed(self, request: Any, result: str, runtime_s: float) -> None:
         """As `Request.on_success`."""
@@ -330,6 +328,12 @@ class Line:
         reach("worker.before_acknowledge")
         request.acknowledge()
         self._events.tell("task-succeeded", request, result=repr(result), runtime=runtime_s)
+
+    def _wait_again(self, requests: list[Any]) -> None:
+        if requests:
+            log.info("%d messages are offered again: other batches took their time", len(requests))
+        state.active_requests.difference_update(requests)
+        self._waiting.extendleft(reversed(requests))
 
     def _park(self, parked: Mapping[Any, Park]) -> None:
         for request in parked:
@@ -349,32 +353,12 @@ class Line:
 
     def _on_failed(self, batch: list[Any], failure: Any) -> None:
         exception = getattr(failure.exception, "exc", failure.exception)
+        log.error("a batch of %d failed, its messages go one by one: %r", len(batch), exception)
         try:
-            if isinstance(exception, TryLater):
-                self._rest(batch, exception)
-            else:
-                log.error("a batch of %d failed, its messages go one by one: %r", len(batch), exception)
-                for request in batch:
-                    self._go_alone(request)
+            for request in batch:
+                self._go_alone(request)
         finally:
             self._go_on(batch)
-
-    def _rest(self, batch: list[Any], reason: TryLater) -> None:
-        """Return everything to the queue and do nothing for a while; longer each time."""
-        rest_s = reason.rest_s
-        if rest_s is None:
-            rest_s = random.uniform(0.5, 1) * self._rest_s
-            self._rest_s = min(self._rest_s * 2, LONGEST_REST_S)
-            log.warning("%d messages go back to their queue for %.1f s: %s", len(batch), rest_s, reason)
-        self._resting_until = time.monotonic() + rest_s
-        self._put_back([*batch, *self._waiting])
-        self._waiting.clear()
-
-    def _put_back(self, requests: list[Any]) -> None:
-        if requests and not self._is_over():
-            for request in requests:
-                state.task_ready(request)
-            requests[0].message.channel.put_back([request.message.delivery_tag for request in requests])
 
     def _go_on(self, batch: list[Any]) -> None:
         self._at_work.remove(batch)

@@ -22,7 +22,7 @@ Written against kombu 5.7; `tests/test_contracts.py` fails when the parts of kom
 
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib.resources import files
@@ -74,6 +74,8 @@ UNPARK_EVERY_S, UNPARK_SELDOM_S = 0.02, 1.0
 SHORTEST_LOOK_MS, LONGEST_LOOK_MS = 20, 500
 #: So many things are looked at in one go.
 LOOKS = 64
+#: Milliseconds until one message looks whether any gets through again.
+FIRST_LOOK_MS = 100
 #: How long a message is parked that waits for nothing else than a while, in milliseconds.
 A_WHILE_MS = 1_000
 #: Messages that no consumer can read are kept here, the newest thousand, for people to look at.
@@ -106,6 +108,14 @@ class Park(NamedTuple):
     def a_while(cls, delivery_tag: str) -> "Park":
         """For nothing but time."""
         return cls(delivery_tag, int(time() * 1000), round(random.uniform(0.5, 1) * A_WHILE_MS))
+
+    @classmethod
+    def with_others(cls, task_name: str, since_ms: int | None = None) -> "Park":
+        """Until a message of this task gets through: at present none does.
+
+        Without `since_ms` it has just looked in vain, and goes behind the others: another one is the next to look.
+        """
+        return cls(task_name, int(time() * 1000) if since_ms is None else since_ms, FIRST_LOOK_MS)
 
 
 class Unreadable(Exception):
@@ -204,15 +214,10 @@ class QoS(kombu_redis.QoS):
             hub.call_later(REST_S, self.flush)
 
     def put_back(self, delivery_tags: Sequence[str]) -> None:
-        """Return messages to the heads of their queues, as if they had never been fetched."""
-        delivery_tags = [
-            tag
-            for tag in delivery_tags
-            if not self.channel.does_once_taken(tag, partial(self.put_back, [tag]))
-        ]
+        """At the end: return messages to the heads of their queues, as if they had never been fetched."""
         for tag in delivery_tags:
             virtual.QoS.ack(self, tag)
-        if self.channel.is_lost or not delivery_tags:
+        if self.channel.is_lost:
             return
         with self.channel.conn_or_acquire() as client:
             _script("put_back")([self.unacked_key, self.unacked_index_key], delivery_tags, client=client)
@@ -357,16 +362,20 @@ class Channel(kombu_redis.Channel):
         self._shared = None
         super()._disconnect_pools()
 
-    def put_back(self, delivery_tags: Sequence[str]) -> None:
-        """Return fetched messages to their queues, first in line."""
-        self.qos.put_back(delivery_tags)
-
     def park(self, parked: Mapping[str, Park]) -> None:
         """Let fetched messages wait in nobody's hands."""
         self.qos.park(parked)
 
-    def unpark(self) -> bool:
-        """Put parked messages back at the heads of their queues whose waiting may be over; whether any are parked."""
+    def call_back(self, awaited: str) -> None:
+        """What waits for that need not wait any longer, and comes back from the next look on."""
+        if not self.is_lost:
+            self.connection.cycle.over.add(awaited)
+
+    def unpark(self, over: Collection[str] = ()) -> bool:
+        """Put parked messages back at the heads of their queues whose waiting may be over; whether any are parked.
+
+        `over`: what is not to be waited for any longer.
+        """
         args = [
             int(time() * 1000),
             FETCH_MAX,
@@ -374,6 +383,7 @@ class Channel(kombu_redis.Channel):
             SHORTEST_LOOK_MS,
             LONGEST_LOOK_MS,
             random.uniform(0, 0.2),
+            *over,
         ]
         with self.conn_or_acquire() as client:
             return bool(_script("unpark")([PARKED, PARKED_INDEX], args, client=client))
@@ -625,7 +635,7 @@ class Channel(kombu_redis.Channel):
         arrived = [message for messages in fetched for message in messages or () if message != self._shown]
         self._is_taken()
         if tags := [tag for message in arrived if (tag := _tag(message))]:
-            self.put_back(tags)
+            self.qos.put_back(tags)
 
 
 def _tag(message: bytes) -> str:
@@ -649,6 +659,11 @@ class Poller(kombu_redis.MultiChannelPoller):
     _refused = ""
     _loop: Any = None
     _look: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: What is not to be waited for any longer, since the last look for parked messages.
+        self.over: set[str] = set()
 
     def maybe_restore_messages(self) -> None:
         """Look for overdue messages; where Redis refuses, say so once, and look again the next time."""
@@ -683,7 +698,8 @@ class Poller(kombu_redis.MultiChannelPoller):
         for channel in list(self._channels):
             if channel.active_queues and not channel.is_lost:
                 try:
-                    are_some = channel.unpark() or are_some
+                    are_some = channel.unpark(self.over) or are_some
+                    self.over.clear()
                 except (*channel.connection_errors, redis.ResponseError) as error:
                     log.info("parked messages are not looked for at present: %r", error)
                 break

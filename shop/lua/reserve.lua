@@ -1,4 +1,5 @@
--- Takes locks and, provisionally, units for orders, in the order given: every line of an order or none of it. PostgreSQL decides.
+-- Counts attempts; then takes locks and, provisionally, units for orders, in the order given: every line of an order or none of it.
+-- PostgreSQL decides.
 -- Not idempotent: asked again it takes the units again. The counter is right again when its SKU is settled.
 --
 -- KEYS 1 orders:open
@@ -15,14 +16,30 @@ local nonce, lock_ttl, allowed, in_company = ARGV[1], tonumber(ARGV[2]), tonumbe
 call('ZREM', KEYS[1], '')
 -- What this call does, written at its end: sku -> the order that took its lock, sku -> units left.
 local owners, left, sweeps = {}, {}, {}
+local before = {}  -- order -> attempts counted by earlier calls
 
--- Counts an attempt, or says why there is none. Copies of a message may wait for one lock and begin in the same moment: one more
--- than are allowed would give the order up while those before it bring it to its end. So it is held as long as locks live.
-local function refused(id, record, attempts)
-  if attempts >= allowed and call('EXISTS', 'last_attempt:' .. id) == 0 then return {'exhausted'} end
-  if attempts >= in_company then return {'held'} end
-  call('HSET', record, 'attempts', attempts + 1, 'call', nonce)
-  if attempts + 1 == allowed and ARGV[5] ~= '0' then call('SET', 'last_attempt:' .. id, '', 'PX', ARGV[5]) end
+-- Counts an attempt, or says why there is none. It touches what is the order's alone, before anything that may fail: an order whose
+-- reserving always fails ends, too. Copies of a message may begin in the same moment: one more than are allowed would give the order
+-- up while those before it bring it to its end. So it is held as long as locks live.
+local function begin(id)
+  if paused then return {'paused'} end
+  local record = 'order:' .. id
+  local status, cancel, attempts, counted = unpack(redis.pcall('HMGET', record, 'status', 'cancel', 'attempts', 'call'))
+  if status == nil then return {'broken'} end  -- what is missing is false
+  if status ~= 'queued' then return status and {'ended', status} or {'unrecorded'} end
+  if cancel then return {'cancelled'} end
+  before[id] = tonumber(attempts) or 0
+  if counted == nonce then before[id] = before[id] - 1 return end  -- the answer to this call was lost
+  if before[id] >= allowed and call('EXISTS', 'last_attempt:' .. id) == 0 then return {'exhausted'} end
+  if before[id] >= in_company then return {'held'} end
+  call('HSET', record, 'attempts', before[id] + 1, 'call', nonce)
+  if before[id] + 1 == allowed and ARGV[5] ~= '0' then call('SET', 'last_attempt:' .. id, '', 'PX', ARGV[5]) end
+end
+
+-- That an order meets a lock is no fault of its own.
+local function forgive(id)
+  call('HDEL', 'order:' .. id, 'call', 'attempts')
+  if before[id] > 0 then call('HSET', 'order:' .. id, 'attempts', before[id]) end
 end
 
 -- What the counter of a SKU has left; nil where it is missing or no number, which PostgreSQL alone then knows.
@@ -32,26 +49,23 @@ local function free_of(sku, found)
 end
 
 local function reserve(id, first, last)
-  if paused then return {'paused'} end
-  local record, names, before = 'order:' .. id, {}, first - 1
-  local status, cancel, attempts, counted = unpack(redis.pcall('HMGET', record, 'status', 'cancel', 'attempts', 'call'))
-  if status == nil then return {'broken'} end  -- what is missing is false
-  if status ~= 'queued' then return status and {'ended', status} or {'unrecorded'} end
+  local names = {}
   for at = first, last, 2 do
-    names[at - before], names[at + 1 - before] = 'lock:produto:' .. ARGV[at], 'estoque:' .. ARGV[at]
+    names[#names + 1], names[#names + 2] = 'lock:produto:' .. ARGV[at], 'estoque:' .. ARGV[at]
   end
   local found = call('MGET', unpack(names))
   local is_short, taken = false, {}
   for at = first, last, 2 do
     local sku = ARGV[at]
-    local holder, free = lock_ttl > 0 and not owners[sku] and found[at - before], free_of(sku, found[at + 1 - before])
-    if holder and holder ~= id then return {'busy', sku} end
+    local holder, free = lock_ttl > 0 and not owners[sku] and found[at - first + 1], free_of(sku, found[at - first + 2])
+    if holder and holder ~= id then
+      forgive(id)
+      return {'busy', sku}
+    end
     if free and free < tonumber(ARGV[at + 1]) then is_short = true end
     taken[sku] = free and string.format('%.0f', free - ARGV[at + 1])
   end
-  if cancel then return {'cancelled'} end
-  local refusal = counted ~= nonce and refused(id, record, tonumber(attempts) or 0)  -- else the answer to this call was lost
-  if refusal or is_short then return refusal or {'short'} end
+  if is_short then return {'short'} end
   sweeps[#sweeps + 1], sweeps[#sweeps + 2] = ARGV[6], id
   local reply = {'reserved'}
   for at = first, last, 2 do
@@ -62,11 +76,13 @@ local function reserve(id, first, last)
   return reply
 end
 
-local replies, counters, at = {}, {}, 7
+local replies, counters, firsts, at = {}, {}, {}, 7
 while at <= #ARGV do
-  local last = at + 1 + 2 * ARGV[at + 1]
-  replies[#replies + 1] = reserve(ARGV[at], at + 2, last)
-  at = last + 1
+  firsts[#firsts + 1], replies[#replies + 1] = at, begin(ARGV[at]) or false
+  at = at + 2 + 2 * ARGV[at + 1]
+end
+for n, first in ipairs(firsts) do
+  replies[n] = replies[n] or reserve(ARGV[first], first + 2, first + 1 + 2 * ARGV[first + 1])
 end
 for sku, id in pairs(owners) do call('SET', 'lock:produto:' .. sku, id, 'PX', lock_ttl) end
 for sku, units in pairs(left) do counters[#counters + 1], counters[#counters + 2] = 'estoque:' .. sku, units end

@@ -5,9 +5,10 @@
 --
 -- KEYS 1 parked, 2 parked_index
 -- ARGV 1 now ms, 2 messages at most for each thing that is over, 3 things looked at, at most, 4 and 5 shortest and longest wait (ms)
---      between looks, 6 spread of these (0 to 1: so much of a wait, at most, is taken off)
+--      between looks, 6 spread of these (0 to 1: so much of a wait, at most, is taken off), then what is over since the last call
 -- REPLY 1 where anything is parked, else 0
 local call = redis.call
+for at = 7, #ARGV do call('ZADD', KEYS[2], 'XX', 0, ARGV[at]) end
 local now, looks = tonumber(ARGV[1]), call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', 0, ARGV[3])
 if #looks > 0 then call('ZREM', KEYS[2], '') end  -- opens a full Redis: Note [Memory of Redis]
 for at = 1, #looks, 2 do
@@ -29,4 +30,6 @@ for at = 1, #looks, 2 do
     call('ZREM', KEYS[2], awaited)
   end
 end
-return call('EXISTS', KEYS[2])
+-- Somebody has deleted what the rest of it waits for: it is in nobody's hands, and the sweeper looks for it here.
+if call('EXISTS', KEYS[2]) == 0 then call('DEL', KEYS[1]) return 0 end
+return 1
