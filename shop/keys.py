@@ -269,7 +269,7 @@ SPECS: Final = (
         type="hash",
         lifetime_s=None,
         owner="workers.transport",
-        meaning="messages that wait for a lock, a row or a while, in nobody's hands",
+        meaning="messages that wait for a lock, a row, PostgreSQL, the end of a pause or a while, in nobody's hands",
     ),
     KeySpec(
         pattern=PARKED_INDEX,

@@ -118,6 +118,7 @@ OF_BROKER: Final = {
     Process.WEB: (
         "HLEN unacked",
         f"HLEN {keys.PARKED}",
+        f"ZRANGE {PARKED_FOR}{_X} 0 0",
         f"LINDEX {keys.ORDER_QUEUE} 0",
         f"LLEN {UNREADABLE}",
         f"LLEN {keys.MAINTENANCE_QUEUE}",
@@ -160,6 +161,7 @@ OF_BROKER: Final = {
         f"ZADD {keys.PARKED_INDEX} 1 {_X}",
         f"ZADD {PARKED_FOR}{_X} 1 {_X}",
         f"ZCARD {keys.PARKED_INDEX}",
+        f"ZCARD {PARKED_FOR}{_X}",
         f"ZRANGE {PARKED_FOR}{_X} 0 0",
         f"ZRANGEBYSCORE {keys.PARKED_INDEX} 0 0",
         f"ZREM {keys.PARKED_INDEX} {_X}",

@@ -10,13 +10,14 @@ import msgspec
 from shop import keys, pauses, redis_memory, replacements
 from shop.domain import Order
 from shop.pauses import Part, Pause
-from shop.queue import BROKER_IS_LEDGER
+from shop.queue import BROKER_IS_LEDGER, FULFIL_TASK
 from shop.reconciliation import Verdict, last_verdict
 from shop.redis_memory import Memory
 from shop.replacements import Replacement
 from shop.stores import TextRedis, known, store_faults
 from shop.sweeper import HEARTBEAT_TTL_S
 from workers import heartbeat
+from workers.transport import PARKED_FOR
 
 _message = msgspec.json.Decoder(dict[str, Any])
 _arguments = msgspec.json.Decoder(tuple[tuple[Order], dict[str, Any], Any])
@@ -27,10 +28,10 @@ class SystemState:
     """One look at the system. Ages are in seconds, None where there is nothing that could have one.
 
     `now_s`: Redis's clock, in Unix time. `waiting`: messages of orders that no worker has fetched; `oldest_s`: for how long
-    the order that is next has waited, None too where the broker is not the orders' Redis; `in_hand`: messages that workers
-    have fetched and not finished; `parked`: those that wait for a lock, a row or a while. `workers`: those that can take
-    orders, by the age of their last heartbeat. `replaced`: processes that were replaced, newest first. `memory`: of Redis;
-    None where it allows no look.
+    the order that is next has waited, or one that waits for PostgreSQL or the end of a pause, None too where the broker is
+    not the orders' Redis; `in_hand`: messages that workers have fetched and not finished; `parked`: those that wait for a
+    lock, a row, PostgreSQL, the end of a pause or a while. `workers`: those that can take orders, by the age of their last
+    heartbeat. `replaced`: processes that were replaced, newest first. `memory`: of Redis; None where it allows no look.
 
     What stands in a key of housekeeping that somebody has broken is unknown: None of `parked`, `unreadable` and `workers`,
     and as there was none yet of `reconcile`. The keys of orders are Redis's own state: broken, the whole look fails.
@@ -72,11 +73,12 @@ def look(client: TextRedis) -> SystemState:
         found = pipe.execute()
         # Of housekeeping: no order needs them.
         pipe.hlen(keys.PARKED)
+        pipe.zrange(PARKED_FOR + FULFIL_TASK, 0, 0, withscores=True)
         pipe.llen("unreadable")
         pipe.zrange(heartbeat.SEEN, 0, -1)
         pipe.pttl(keys.SWEEPER_HEARTBEAT)
         pipe.get(keys.LAST_RECONCILE)
-        parked, unreadable, names, swept_left_ms, verdict = known(pipe.execute(raise_on_error=False))
+        parked, put_off, unreadable, names, swept_left_ms, verdict = known(pipe.execute(raise_on_error=False))
     (seconds, microseconds), *counts = found
     now_s = seconds + microseconds / 1e6
     return SystemState(
@@ -84,7 +86,7 @@ def look(client: TextRedis) -> SystemState:
         open_orders=counts[0],
         cancelling=counts[1],
         waiting=counts[2],
-        oldest_s=_waited_s(counts[3], now_s) if BROKER_IS_LEDGER else None,
+        oldest_s=_longest_s(_waited_s(counts[3], now_s), put_off, now_s) if BROKER_IS_LEDGER else None,
         in_hand=counts[4],
         parked=parked,
         housekeeping=counts[5],
@@ -111,6 +113,12 @@ def _alive(client: TextRedis, names: list[str]) -> dict[str, float]:
 def _age_s(left_ms: int, lifetime_s: float) -> float | None:
     """How long ago a key was written that lives for `lifetime_s`: by Redis's clock alone, whatever the writer's says."""
     return max(0.0, lifetime_s - left_ms / 1000) if left_ms >= 0 else None
+
+
+def _longest_s(next_s: float | None, put_off: list[tuple[str, float]] | None, now_s: float) -> float | None:
+    """For how long the order has waited that is next, or the first of those for which nothing can be done at present."""
+    ages_s = [max(0.0, now_s - since_ms / 1000) for _, since_ms in put_off or ()]
+    return max(ages_s if next_s is None else [next_s, *ages_s], default=None)
 
 
 def _waited_s(message: str | None, now_s: float) -> float | None:

@@ -1,11 +1,12 @@
 """What may be asked of a worker about orders, and what happens when it fails.
 
-An order that ends is a task that succeeds, whatever its end, but for `failed`. A store that is away, or whose keys
-somebody has broken, a lock or row that stays taken, a task that takes too long and a last attempt that may be at work
-put the order back in line. Anything else is a bug: it is tried again too, because the order was promised an end, and
-each try counts; the count ends in Redis (`MAX_ATTEMPTS`), which survives the process.
+An order that ends is a task that succeeds, whatever its end, but for `failed`. A store that is unavailable, or whose keys
+somebody has broken, a pause, a lock or row that stays taken, a task that takes too long and a last attempt that may be at
+work park the order. Anything else is a bug: it is tried again too, because the order was promised an end, and each try
+counts; the count ends in Redis (`MAX_ATTEMPTS`), which survives the process.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,9 +30,6 @@ from workers.fail_points import reach
 from workers.transport import Park
 
 log = structlog.get_logger()
-
-#: Milliseconds until it is looked whether a product row is free again that another transaction held.
-ROW_WAIT_MS = 100
 
 
 @worker_process_init.connect
@@ -74,8 +72,7 @@ def fulfil_orders(bodies: Sequence[bytes]) -> list[Outcome]:
     except (StoreUnavailable, Paused) as reason:
         if isinstance(reason, StoreUnavailable):
             log.warning("orders parked", orders=len(sound), reason=str(reason))
-        is_alone = len(sound) == 1
-        return [_parked_with_others(each, is_alone) if each else Unhandled.ALONE for each in orders]
+        return [_parked_with_others(order) if order else Unhandled.ALONE for order in orders]
     if settings.LOG_ORDERS:
         for order in sound:
             _tell_end(order, outcomes[order.id])
@@ -103,15 +100,15 @@ def _answer(order: Order, outcome: Status | Busy | Held) -> Outcome:
     return Unhandled.ALONE if isinstance(outcome, Held) or outcome is Status.FAILED else outcome.value
 
 
-def _parked_with_others(order: Order, is_alone: bool) -> Park:
-    """One that looked alone lets another one look next: it may be the order that the store can't answer for."""
-    return Park.with_others(FULFIL_TASK, None if is_alone else order.accepted_at_ms)
+def _parked_with_others(order: Order) -> Park:
+    return Park.until_over(FULFIL_TASK, order.accepted_at_ms)
 
 
 def _parked(order: Order, busy: Busy) -> Park:
     """Who waits for a lock comes back when it is released; nobody tells when a row is, or which lock in another Redis."""
-    wait_ms = 0 if busy.is_locked and BROKER_IS_LEDGER else ROW_WAIT_MS
-    return Park(keys.lock(busy.sku), order.accepted_at_ms, wait_ms)
+    if busy.is_locked and BROKER_IS_LEDGER:
+        return Park(keys.lock(busy.sku), order.accepted_at_ms, 0)
+    return Park.until_over(keys.lock(busy.sku), order.accepted_at_ms)
 
 
 @app.task(
@@ -134,7 +131,7 @@ def fulfil_order(self: "Task[Any, Any]", document: dict[str, Any]) -> str:
         reach("worker.received")
         outcome = fulfil([order], client=redis_client(), forgives=(SoftTimeLimitExceeded,))[order.id]
     except (StoreUnavailable, Paused) as reason:
-        raise Retry(exc=Wait(repr(reason), Park.with_others(FULFIL_TASK))) from reason
+        raise Retry(exc=Wait(repr(reason), _parked_with_others(order))) from reason
     except SoftTimeLimitExceeded as reason:
         raise later(reason) from reason
     except Exception as bug:
@@ -164,7 +161,7 @@ def cancel_order(self: "Task[Any, Any]", order_id: str) -> str:
     except (RowHeld, SoftTimeLimitExceeded) as reason:
         raise later(reason) from reason
     except StoreUnavailable as away:
-        raise Retry(exc=Wait(repr(away), Park.with_others(CANCEL_TASK))) from away
+        raise Retry(exc=Wait(repr(away), Park.until_over(CANCEL_TASK, round(time.time() * 1000)))) from away
     except Exception:
         log.exception("cancellation failed")
         raise

@@ -121,11 +121,11 @@ def run_together(bodies: Sequence[bytes]) -> list[Outcome]:
     if "overruns" in conducts:
         time.sleep(20)
     if "is put off" in conducts and diary.marked("closed"):
-        return [_put_off(is_alone=len(errands) == 1) for _ in errands]
+        return [Park.until_over("errand", _since_ms()) for _ in errands]
     if "is put off once" in conducts and not diary.marked("put off"):
         diary.mark("put off")
         diary.wait_for("go on")
-        return [_put_off(is_alone=True) for _ in errands]
+        return [Park.until_over("errand", _since_ms()) for _ in errands]
     if "does not stop" in conducts:
         _wait_whatever_comes()
     for conduct in sorted(conducts):
@@ -140,10 +140,6 @@ def _outcome(name: str, conduct: str) -> Outcome:
         return Park("the desk", _since_ms(), 50)
     diary.note("done", name)
     return f"{name} done"
-
-
-def _put_off(*, is_alone: bool) -> Park:
-    return Park.with_others("errand", None if is_alone else _since_ms())
 
 
 def _wait_whatever_comes() -> None:

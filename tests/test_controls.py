@@ -13,7 +13,7 @@ import pytest
 import redis
 from django.db import IntegrityError, connection
 
-from shop import fulfilment, pauses, scripts, stores
+from shop import fulfilment, keys, pauses, scripts, stores
 from shop.books import Intent
 from shop.domain import Status
 from tests import (
@@ -584,6 +584,15 @@ def test_without_its_eye_on_the_head_of_the_line_the_sweeper_enqueues_all_that_w
 
     with pytest.raises(AssertionError):
         test_sweeper.test_orders_that_merely_wait_in_a_long_line_are_not_enqueued_again(client)
+
+
+def test_without_its_eye_on_the_park_the_sweeper_enqueues_all_that_wait_there(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "PARKED", "nothing")
+
+    with pytest.raises(AssertionError):
+        test_sweeper.test_a_parked_order_is_not_enqueued_again(client)
 
 
 def test_without_its_eye_on_the_clocks_the_sweeper_leaves_lost_orders_for_hours(

@@ -11,7 +11,7 @@ import pytest
 import redis
 from django.db import connection
 
-from shop import keys, pauses, queue
+from shop import keys, pauses, queue, system_state
 from shop.domain import Order
 from shop.fulfilment import fulfil
 from shop.pauses import Part
@@ -46,9 +46,9 @@ def park(client: "redis.Redis", *parked: tuple[str, str, int, int], now_ms: int 
     return count
 
 
-def unpark(client: "redis.Redis", *over: str, later_ms: int = 0) -> list[str]:
+def unpark(client: "redis.Redis", *over: str, later_ms: int = 0, lot: float = 0) -> list[str]:
     """What comes back, the next one first; `over`: what need not be waited for any longer."""
-    args = [NOW_MS + later_ms, BATCH, LOOKS, SHORTEST_LOOK_MS, LONGEST_LOOK_MS, 0, *over]
+    args = [NOW_MS + later_ms, BATCH, LOOKS, SHORTEST_LOOK_MS, LONGEST_LOOK_MS, lot, *over]
     transport._script("unpark")([keys.PARKED, keys.PARKED_INDEX], args, client=client)
     back = client.rpop("orders", 10_000) or []
     return [json.loads(message)["tag"] for message in back]
@@ -96,6 +96,23 @@ def test_one_message_looks_for_all_that_wait_for_the_same_and_the_oldest_comes_f
     assert sorted(unpark(client, later_ms=100)) == ["older", "other"]
     assert unpark(client, later_ms=101) == []
     assert unpark(client, later_ms=100 + LONGEST_LOOK_MS) == ["younger"]
+
+
+def test_which_one_looks_is_drawn_by_lot(client: "redis.Redis") -> None:
+    """The oldest may wait in vain for what all others would get."""
+    in_hand(client, "a", "b", "c")
+    park(client, *((tag, "lamp", at, 100) for at, tag in enumerate("abc")))
+
+    assert unpark(client, later_ms=100, lot=0.99) == ["c"]
+    assert unpark(client, later_ms=100 + LONGEST_LOOK_MS, lot=0.5) == ["b"]
+
+
+def test_who_comes_later_does_not_hasten_the_next_look(client: "redis.Redis") -> None:
+    in_hand(client, "a", "b")
+    park(client, ("a", "lamp", 5, 500), ("b", "lamp", 6, 20))
+
+    assert unpark(client, later_ms=499) == []
+    assert unpark(client, later_ms=500) == ["a"]
 
 
 def test_looks_become_rare_as_the_waiting_becomes_long(client: "redis.Redis") -> None:
@@ -331,10 +348,11 @@ def test_orders_that_nothing_can_be_done_for_are_parked_and_end_soon_after(
         wait_until(lambda: not client.hlen("unacked"), what="nothing in hand")
         wait_until(lambda: client.hlen(keys.PARKED) > 990, what="all of them parked again")
         attempts = {client.hget(keys.order(order.id), "attempts") for order in orders}
-        (looked_at_ms,) = client.zmscore(keys.PARKED_INDEX, [queue.FULFIL_TASK])
+        oldest_s = system_state.look(client).oldest_s
 
     assert attempts <= {None, "0"}
-    assert looked_at_ms > 0
+    assert oldest_s is not None
+    assert oldest_s > 1
     wait_until(have_ended(orders), timeout_s=10, what="the end of those that waited")
     assert {status_in_books(order) for order in orders[::50]} == {"confirmed"}
     wait_until(lambda: not client.hlen(keys.PARKED) and not client.hlen("unacked"), what="rest")

@@ -122,6 +122,15 @@ def test_garbage_at_the_head_of_the_line_does_not_stop_the_sweeper(client: "redi
     assert sweeper.enqueue_due(client, now_ms()) == 1
 
 
+def test_a_parked_order_is_not_enqueued_again(client: "redis.Redis") -> None:
+    parked, lost = accepted(client, *(an_order((a_sku(), 1)) for _ in range(2)))
+    client.hset("parked", parked.id, "its message")
+    overdue(client, parked, lost)
+
+    assert sweeper.enqueue_due(client, now_ms()) == 1
+    assert waiting(client) == [lost.id]
+
+
 def test_an_order_that_a_worker_has_in_hand_is_not_enqueued_again(client: "redis.Redis") -> None:
     in_hand, lost = accepted(client, *(an_order((a_sku(), 1)) for _ in range(2)))
     overdue(client, in_hand, lost)

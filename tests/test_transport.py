@@ -1070,6 +1070,20 @@ CONTROLS: list[tuple[str, str, str, str, Callable[..., None]]] = [
         test_parking.test_looks_become_rare_as_the_waiting_becomes_long,
     ),
     (
+        "one that waits in vain is not the only one that looks",
+        "unpark",
+        "math.floor(call('ZCARD', line) * ARGV[6])",
+        "0",
+        test_parking.test_which_one_looks_is_drawn_by_lot,
+    ),
+    (
+        "who comes later does not hasten the next look",
+        "park",
+        "'NX', now + wait",
+        "'LT', now + wait",
+        test_parking.test_who_comes_later_does_not_hasten_the_next_look,
+    ),
+    (
         "what is over is not looked for one by one",
         "unpark",
         "for at = 7, #ARGV do",
@@ -1086,8 +1100,8 @@ CONTROLS: list[tuple[str, str, str, str, Callable[..., None]]] = [
     (
         "nobody waits for a lock that is gone",
         "park",
-        "call('EXISTS', awaited) == 1 and 20 or -now",
-        "60000",
+        "call('EXISTS', awaited) == 1",
+        "true",
         test_parking.test_who_waits_for_a_key_that_is_gone_comes_back_at_once,
     ),
 ]

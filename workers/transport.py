@@ -74,7 +74,7 @@ UNPARK_EVERY_S, UNPARK_SELDOM_S = 0.02, 1.0
 SHORTEST_LOOK_MS, LONGEST_LOOK_MS = 20, 500
 #: So many things are looked at in one go.
 LOOKS = 64
-#: Milliseconds until one message looks whether any gets through again.
+#: And where nobody tells that the waiting is over: until the first look.
 FIRST_LOOK_MS = 100
 #: How long a message is parked that waits for nothing else than a while, in milliseconds.
 A_WHILE_MS = 1_000
@@ -110,12 +110,13 @@ class Park(NamedTuple):
         return cls(delivery_tag, int(time() * 1000), round(random.uniform(0.5, 1) * A_WHILE_MS))
 
     @classmethod
-    def with_others(cls, task_name: str, since_ms: int | None = None) -> "Park":
-        """Until a message of this task gets through: at present none does.
+    def until_over(cls, awaited: str, since_ms: int) -> "Park":
+        """Until one of those that wait for it finds that it is over.
 
-        Without `since_ms` it has just looked in vain, and goes behind the others: another one is the next to look.
+        What waits for a task, by its name, waits for a message of it that gets through: at present none does.
         """
-        return cls(task_name, int(time() * 1000) if since_ms is None else since_ms, FIRST_LOOK_MS)
+        waited_ms = time() * 1000 - since_ms
+        return cls(awaited, since_ms, round(max(FIRST_LOOK_MS, min(waited_ms / 10, LONGEST_LOOK_MS))))
 
 
 class Unreadable(Exception):
@@ -382,7 +383,7 @@ class Channel(kombu_redis.Channel):
             LOOKS,
             SHORTEST_LOOK_MS,
             LONGEST_LOOK_MS,
-            random.uniform(0, 0.2),
+            random.random(),
             *over,
         ]
         with self.conn_or_acquire() as client:

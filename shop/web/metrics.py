@@ -193,7 +193,10 @@ def _gauges(state: SystemState) -> Iterator[Metric]:
             state.oldest_s or 0.0,
         ),
         "reserva_messages_in_hand": ("Messages that workers have fetched and not finished.", state.in_hand),
-        "reserva_messages_parked": ("Messages that wait for a lock, a row or a while.", state.parked),
+        "reserva_messages_parked": (
+            "Messages that wait for a lock, a row, PostgreSQL, a pause or a while.",
+            state.parked,
+        ),
         "reserva_housekeeping_messages": ("Messages of housekeeping that wait.", state.housekeeping),
         "reserva_unreadable_messages": ("What was on a queue and is no message.", state.unreadable),
         "reserva_workers": (

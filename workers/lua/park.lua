@@ -18,8 +18,13 @@ for at = 2, #ARGV, 4 do
     call('HSET', KEYS[3], tag, record)
     call('HDEL', KEYS[1], tag)
     call('ZREM', KEYS[2], tag)
-    if wait == 0 then wait = call('EXISTS', awaited) == 1 and 20 or -now end
-    call('ZADD', KEYS[4], 'LT', now + wait, awaited)
+    if wait ~= 0 then
+      call('ZADD', KEYS[4], 'NX', now + wait, awaited)  -- who comes later changes nothing
+    elseif call('EXISTS', awaited) == 1 then
+      call('ZADD', KEYS[4], 'NX', string.format('%.0f', now + math.max(20, math.min((now - since) / 10, 500))), awaited)
+    else
+      call('ZADD', KEYS[4], 0, awaited)
+    end
     count = count + 1
   end
 end

@@ -1,11 +1,11 @@
 -- Puts parked messages whose waiting may be over at the head of their queues, those that have waited longest first.
 --
 -- What is known to be over has the time 0, and so many go as one batch takes. What may be over is looked at by one message, after
--- longer and longer: a tenth of the time that the oldest has waited.
+-- longer and longer: a tenth of the time that the oldest has waited. It is drawn by lot: one may wait in vain for what others get.
 --
 -- KEYS 1 parked, 2 parked_index
 -- ARGV 1 now ms, 2 messages at most for each thing that is over, 3 things looked at, at most, 4 and 5 shortest and longest wait (ms)
---      between looks, 6 spread of these (0 to 1: so much of a wait, at most, is taken off), then what is over since the last call
+--      between looks, 6 a lot (0 to 1: 0 draws the oldest; a fifth of it is taken off a wait), then what is over since the last call
 -- REPLY 1 where anything is parked, else 0
 local call = redis.call
 for at = 7, #ARGV do call('ZADD', KEYS[2], 'XX', 0, ARGV[at]) end
@@ -13,7 +13,12 @@ local now, looks = tonumber(ARGV[1]), call('ZRANGEBYSCORE', KEYS[2], '-inf', ARG
 if #looks > 0 then call('ZREM', KEYS[2], '') end  -- opens a full Redis: Note [Memory of Redis]
 for at = 1, #looks, 2 do
   local awaited, line = looks[at], 'parked:' .. looks[at]
-  local tags = call('ZRANGE', line, 0, looks[at + 1] == '0' and ARGV[2] - 1 or 0)
+  local first, last = 0, ARGV[2] - 1
+  if looks[at + 1] ~= '0' then
+    first = math.floor(call('ZCARD', line) * ARGV[6])
+    last = first
+  end
+  local tags = call('ZRANGE', line, first, last)
   for n = #tags, 1, -1 do  -- the oldest is pushed last: it is the next
     local message, queue = string.match(call('HGET', KEYS[1], tags[n]) or '', '^%[(.*),"","(.-)"%]$')
     if message then call('RPUSH', cjson.decode('["' .. queue .. '"]')[1], message) end
@@ -25,7 +30,7 @@ for at = 1, #looks, 2 do
   local oldest = call('ZRANGE', line, 0, 0, 'WITHSCORES')[2]
   if oldest then
     local wait = math.max(tonumber(ARGV[4]), math.min((now - oldest) / 10, tonumber(ARGV[5])))
-    call('ZADD', KEYS[2], string.format('%.0f', now + wait * (1 - ARGV[6])), awaited)
+    call('ZADD', KEYS[2], string.format('%.0f', now + wait * (1 - ARGV[6] / 5)), awaited)
   else
     call('ZREM', KEYS[2], awaited)
   end
