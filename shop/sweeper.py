@@ -140,10 +140,7 @@ def _head_enqueued_at_ms(client: TextRedis) -> int | None:
 
 
 def enqueue_now(client: TextRedis, order_id: str) -> bool:
-    """Enqueue an open order again without waiting for its turn, a parked one too; False where it has ended.
-
-    Raises `StoreUnavailable`.
-    """
+    """Enqueue an open order again, also a parked one; False where it has ended. Raises `StoreUnavailable`."""
     return _enqueue_again(client, [order_id], int(time.time() * 1000), None, parked_too=True) > 0
 
 
@@ -177,24 +174,14 @@ class _Overdue(msgspec.Struct, frozen=True):
 
 
 def _enqueue_again(
-    client: TextRedis,
-    order_ids: Sequence[str],
-    now_ms: int,
-    head_ms: int | None,
-    *,
-    parked_too: bool = False,
+    client: TextRedis, order_ids: Sequence[str], now_ms: int, head_ms: int | None, parked_too: bool = False
 ) -> int:
-    """Enqueue those of the orders that are in nobody's hands, not parked and not behind the head of the queue; how many.
-
-    `parked_too`: a copy takes the place of the parked message.
-    """
+    """Enqueue those of the orders that no worker has, not parked and not behind the head of the queue; returns how many."""
     next_look_ms = now_ms + settings.SWEEP_AFTER_MS
     lost: dict[str, _Overdue] = {}
     looks: dict[str, float] = {}
     found = _records(client, order_ids)
-    for order_id, record, fetched_at, is_parked in zip(
-        order_ids, found[::3], found[1::3], found[2::3], strict=True
-    ):
+    for order_id, record, *elsewhere in zip(order_ids, found[::3], found[1::3], found[2::3], strict=True):
         # Whatever becomes of it: it must not stand before the others until the next sweep.
         looks[order_id] = next_look_ms
         with _apart_told("open order can't be enqueued again", order_id), store_faults():
@@ -204,9 +191,9 @@ def _enqueue_again(
                 _forget(client, order_id)
                 continue
             overdue = _Overdue.of(record)
-            if is_parked is True and not parked_too:  # where somebody has broken that key, none is
-                continue
-            if not fetched_at and (head_ms is None or overdue.enqueued_at_ms < head_ms):
+            # Where somebody has broken the key of those parked, none is.
+            is_elsewhere = elsewhere[0] or (elsewhere[1] is True and not parked_too)
+            if not is_elsewhere and (head_ms is None or overdue.enqueued_at_ms < head_ms):
                 lost[order_id] = overdue
     with store_faults():
         client.zadd(keys.OPEN_ORDERS, looks, xx=True)

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,7 +87,7 @@ def look(client: TextRedis) -> SystemState:
         open_orders=counts[0],
         cancelling=counts[1],
         waiting=counts[2],
-        oldest_s=_longest_s(_waited_s(counts[3], now_s), put_off, now_s) if BROKER_IS_LEDGER else None,
+        oldest_s=_waited_s(counts[3], put_off, now_s) if BROKER_IS_LEDGER else None,
         in_hand=counts[4],
         parked=parked,
         housekeeping=counts[5],
@@ -115,19 +116,11 @@ def _age_s(left_ms: int, lifetime_s: float) -> float | None:
     return max(0.0, lifetime_s - left_ms / 1000) if left_ms >= 0 else None
 
 
-def _longest_s(next_s: float | None, put_off: list[tuple[str, float]] | None, now_s: float) -> float | None:
-    """For how long the order has waited that is next, or the first of those for which nothing can be done at present."""
-    ages_s = [max(0.0, now_s - since_ms / 1000) for _, since_ms in put_off or ()]
-    return max(ages_s if next_s is None else [next_s, *ages_s], default=None)
-
-
-def _waited_s(message: str | None, now_s: float) -> float | None:
-    """How long the order of a message has waited; None where it holds none."""
-    if message is None:
-        return None
-    try:
-        body = base64.b64decode(_message.decode(message)["body"])
+def _waited_s(message: str | None, put_off: list[tuple[str, float]] | None, now_s: float) -> float | None:
+    """How long the next order's message or the first of those put off has waited; None where neither holds an order."""
+    accepted_ms = [since_ms for _, since_ms in put_off or ()]
+    with suppress(ValueError, KeyError, TypeError):
+        body = base64.b64decode(_message.decode(message or "")["body"])
         (order,), *_ = _arguments.decode(body)
-    except (ValueError, KeyError, TypeError):
-        return None
-    return max(0.0, now_s - order.accepted_at_ms / 1000)
+        accepted_ms.append(order.accepted_at_ms)
+    return max(0.0, now_s - min(accepted_ms) / 1000) if accepted_ms else None

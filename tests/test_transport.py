@@ -1058,8 +1058,8 @@ CONTROLS: list[tuple[str, str, str, str, Callable[..., None]]] = [
     (
         "one message looks for all that wait for the same",
         "unpark",
-        "looks[at + 1] == '0' and ARGV[2] - 1 or 0",
-        "ARGV[2] - 1",
+        "if looks[at + 1] ~= '0' then",
+        "if false then",
         test_parking.test_one_message_looks_for_all_that_wait_for_the_same_and_the_oldest_comes_first,
     ),
     (

@@ -109,8 +109,8 @@ class Request(celery_request.Request):  # type: ignore[misc]
 
 
 def _call_back_others(channel: Any, task_name: str) -> None:
-    if isinstance(channel, Channel):
-        channel.call_back(task_name)
+    if isinstance(channel, Channel) and not channel.is_lost:
+        channel.connection.cycle.over.add(task_name)
 
 
 def run_batch(task_name: str, bodies: Sequence[bytes]) -> list[Outcome]:
@@ -332,8 +332,9 @@ class Line:
     def _wait_again(self, requests: list[Any]) -> None:
         if requests:
             log.info("%d messages are offered again: other batches took their time", len(requests))
-        state.active_requests.difference_update(requests)
-        self._waiting.extendleft(reversed(requests))
+        for request in reversed(requests):
+            state.active_requests.discard(request)
+            self._waiting.appendleft(request)
 
     def _park(self, parked: Mapping[Any, Park]) -> None:
         for request in parked:

@@ -367,25 +367,10 @@ class Channel(kombu_redis.Channel):
         """Let fetched messages wait in nobody's hands."""
         self.qos.park(parked)
 
-    def call_back(self, awaited: str) -> None:
-        """What waits for that need not wait any longer, and comes back from the next look on."""
-        if not self.is_lost:
-            self.connection.cycle.over.add(awaited)
-
-    def unpark(self, over: Collection[str] = ()) -> bool:
-        """Put parked messages back at the heads of their queues whose waiting may be over; whether any are parked.
-
-        `over`: what is not to be waited for any longer.
-        """
-        args = [
-            int(time() * 1000),
-            FETCH_MAX,
-            LOOKS,
-            SHORTEST_LOOK_MS,
-            LONGEST_LOOK_MS,
-            random.random(),
-            *over,
-        ]
+    def unpark(self, over: Collection[str]) -> bool:
+        """Put parked messages at the heads of their queues whose waiting may be, or is `over`; whether any are parked."""
+        now_ms, lot = int(time() * 1000), random.random()
+        args: list[Any] = [now_ms, FETCH_MAX, LOOKS, SHORTEST_LOOK_MS, LONGEST_LOOK_MS, lot, *over]
         with self.conn_or_acquire() as client:
             return bool(_script("unpark")([PARKED, PARKED_INDEX], args, client=client))
 

@@ -1,6 +1,5 @@
--- Counts attempts; then takes locks and, provisionally, units for orders, in the order given: every line of an order or none of it.
--- PostgreSQL decides.
--- Not idempotent: asked again it takes the units again. The counter is right again when its SKU is settled.
+-- Counts attempts; then takes locks and, provisionally, units: of every line of an order, in the order given, or none of it.
+-- PostgreSQL decides. Not idempotent: asked again it takes the units again. The counter is right again when its SKU is settled.
 --
 -- KEYS 1 orders:open
 -- ARGV 1 id of this call, 2 lock time-to-live ms (0 = take no locks), 3 attempts allowed, 4 those in a batch, 5 ms that the last
@@ -14,9 +13,8 @@ local call, paused = redis.call, redis.call('EXISTS', 'pause:fulfilment') == 1
 local nonce, lock_ttl, allowed, in_company = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 -- Fails where that is no journal: now, with no attempt counted and nothing taken. Opens a full Redis: Note [Memory of Redis].
 call('ZREM', KEYS[1], '')
--- What this call does, written at its end: sku -> the order that took its lock, sku -> units left.
-local owners, left, sweeps = {}, {}, {}
-local before = {}  -- order -> attempts counted by earlier calls
+-- Written at its end: sku -> the order that took its lock, sku -> units left. And order -> attempts counted by earlier calls.
+local owners, left, sweeps, before = {}, {}, {}, {}
 
 -- Counts an attempt, or says why there is none. It touches what is the order's alone, before anything that may fail: an order whose
 -- reserving always fails ends, too. Copies of a message may begin in the same moment: one more than are allowed would give the order
@@ -36,12 +34,6 @@ local function begin(id)
   if before[id] + 1 == allowed and ARGV[5] ~= '0' then call('SET', 'last_attempt:' .. id, '', 'PX', ARGV[5]) end
 end
 
--- That an order meets a lock is no fault of its own.
-local function forgive(id)
-  call('HDEL', 'order:' .. id, 'call', 'attempts')
-  if before[id] > 0 then call('HSET', 'order:' .. id, 'attempts', before[id]) end
-end
-
 -- What the counter of a SKU has left; nil where it is missing or no number, which PostgreSQL alone then knows.
 local function free_of(sku, found)
   local free = left[sku] or found
@@ -59,7 +51,8 @@ local function reserve(id, first, last)
     local sku = ARGV[at]
     local holder, free = lock_ttl > 0 and not owners[sku] and found[at - first + 1], free_of(sku, found[at - first + 2])
     if holder and holder ~= id then
-      forgive(id)
+      call('HDEL', 'order:' .. id, 'call', 'attempts')  -- that it meets a lock is no fault of its own
+      if before[id] > 0 then call('HSET', 'order:' .. id, 'attempts', before[id]) end
       return {'busy', sku}
     end
     if free and free < tonumber(ARGV[at + 1]) then is_short = true end

@@ -194,7 +194,7 @@ def _gauges(state: SystemState) -> Iterator[Metric]:
         ),
         "reserva_messages_in_hand": ("Messages that workers have fetched and not finished.", state.in_hand),
         "reserva_messages_parked": (
-            "Messages that wait for a lock, a row, PostgreSQL, a pause or a while.",
+            "Messages that wait for a lock, a row, a store or a while.",
             state.parked,
         ),
         "reserva_housekeeping_messages": ("Messages of housekeeping that wait.", state.housekeeping),
