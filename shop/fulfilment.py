@@ -377,23 +377,26 @@ def cancel(order_id: str, *, client: TextRedis) -> Status:
     Returns the order's status afterwards: `queued` where it has not ended, and an end other than `confirmed` where it had
     that one. Raises `StoreUnavailable`, and `RowHeld`.
     """
+    epoch = stock.followed(client).epoch
     reach("cancel.before_books")
     books.cancel(order_id)
     reach("cancel.after_books")
-    status = settle_again(order_id, client=client)
+    status = settle_again(order_id, client=client, epoch=epoch)
     reach("cancel.after_settle")
     return status or Status.QUEUED
 
 
-def settle_again(order_id: str, *, client: TextRedis) -> Status | None:
+def settle_again(order_id: str, *, client: TextRedis, epoch: str = "") -> Status | None:
     """Make Redis say what PostgreSQL has of an order and of its SKUs. None where there is no row yet.
 
-    Raises `StoreUnavailable`.
+    `epoch`: since when it must not have gone back ('' = now). Raises `StoreUnavailable`.
     """
+    epoch = epoch or stock.followed(client).epoch
     found = books.recorded([order_id])
     if not found:
         return None
-    outcome = _settle(found, books.stock_of(books.skus_of(order_id)), {}, client)[order_id]
+    stock_of_skus = books.stock_of(books.skus_of(order_id))
+    outcome = _settle(found, stock_of_skus, {}, client, epoch=epoch)[order_id]
     if isinstance(outcome, Held):
         raise outcome.by
     return outcome if isinstance(outcome, Status) else None

@@ -56,6 +56,11 @@ def order(order_id: str) -> str:
     return f"order:{order_id}"
 
 
+def movement(request: str) -> str:
+    """A stock movement that was asked for, by the id of its request."""
+    return f"movement:{request}"
+
+
 def last_attempt(order_id: str) -> str:
     """Exists for a while after the last attempt that an order is allowed began; scripts name it themselves."""
     return f"last_attempt:{order_id}"
@@ -128,6 +133,13 @@ SPECS: Final = (
         lifetime_s=None,
         owner="shop.intake, shop.fulfilment",
         meaning="an order's document, state and attempts; while it is open, and `ENDED_ORDERS_KEPT_S` from its end",
+    ),
+    KeySpec(
+        pattern="movement:*",
+        type="string",
+        lifetime_s=None,
+        owner="shop.movements",
+        meaning="a stock movement that was asked for less than `ENDED_ORDERS_KEPT_S` ago",
     ),
     KeySpec(
         pattern="last_attempt:*",

@@ -161,9 +161,13 @@ class PauseChange(models.Model):
 
 
 class History(models.Model):
-    """How far PostgreSQL's history is: one row, counted on by each sweep (`shop.continuity`)."""
+    """How far PostgreSQL's history is: one row, counted on by each sweep (`shop.continuity`).
+
+    `branch`: another one after each recovery, so that a server whose place was taken is never followed again.
+    """
 
     is_one = models.BooleanField(primary_key=True, default=True)
+    branch = models.CharField(max_length=36, db_default="")
     ticks = models.BigIntegerField(db_default=0)
 
     def __str__(self) -> str:

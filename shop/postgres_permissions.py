@@ -26,6 +26,7 @@ NEEDED: Final[Mapping[Process, Mapping[type[models.Model], str]]] = {
         StockMovement: _ADDS,
         ApiKey: _READS,
         PauseChange: _ADDS,
+        History: _READS,
     },
     Process.WORKER: {
         Order: _WRITES,
@@ -40,8 +41,8 @@ NEEDED: Final[Mapping[Process, Mapping[type[models.Model], str]]] = {
 
 #: Functions that it calls.
 CALLED: Final[Mapping[Process, list[str]]] = {
-    Process.WEB: [],
-    Process.WORKER: ["shop_decide", "shop_lineage"],
+    Process.WEB: ["shop_continues", "shop_lineage"],
+    Process.WORKER: ["shop_decide", "shop_continues", "shop_lineage"],
     Process.SCHEDULER: [],
 }
 

@@ -28,13 +28,34 @@ _VERSION = re.compile(r"([0-9]{1,15}):([0-9]{1,15})")
 SETTLE_KEYS = (keys.OPEN_ORDERS, keys.CANCELLATIONS, keys.EPOCH, keys.SETTLED_CHANNEL, keys.PARKED_INDEX)
 
 
-def publish(client: TextRedis, stock: Mapping[str, Stock | None]) -> None:
-    """Set the counters of SKUs to what PostgreSQL has, where Redis knows nothing newer. Raises `StoreUnavailable`."""
+@dataclass(frozen=True, kw_only=True)
+class Followed:
+    """Which history of PostgreSQL Redis shows, and which server it follows, as of this moment ('' = none yet)."""
+
+    epoch: str
+    server: str
+
+
+def followed(client: TextRedis) -> Followed:
+    """To be read before PostgreSQL is: nothing is published of one that went back since. Raises `StoreUnavailable`."""
+    with store_faults():
+        epoch, server = client.mget(keys.EPOCH, keys.FOLLOWED)
+    return Followed(epoch=epoch or "0", server=server or "")
+
+
+def publish(client: TextRedis, stock: Mapping[str, Stock | None], epoch: str) -> bool:
+    """Set the counters of SKUs to what PostgreSQL has, where Redis knows nothing newer; False where the epoch is over.
+
+    `epoch`: of before PostgreSQL was read. Raises `StoreUnavailable`.
+    """
     found = list(stock.items())
     for at in range(0, len(found), PUBLISH_BATCH):
         batch = dict(found[at : at + PUBLISH_BATCH])
+        args = [0, 0, epoch, *as_arguments(batch)]
         with store_faults():
-            scripts.run(client, "settle", list(SETTLE_KEYS), [0, 0, "", *as_arguments(batch)])
+            if scripts.run(client, "settle", list(SETTLE_KEYS), args) == ["superseded"]:
+                return False
+    return True
 
 
 def as_arguments(stock: Mapping[str, Stock | None], locks: Mapping[str, str] = _NONE) -> list[Any]:
@@ -48,11 +69,13 @@ def as_arguments(stock: Mapping[str, Stock | None], locks: Mapping[str, str] = _
     return args
 
 
-def refresh(client: TextRedis, skus: Sequence[str]) -> set[str]:
-    """Publish what PostgreSQL has of SKUs now; returns those that do not exist. Raises `StoreUnavailable`."""
-    stock = books.stock_of(skus)
-    publish(client, stock)
-    return {sku for sku, found in stock.items() if found is None}
+def refresh(client: TextRedis, skus: Sequence[str]) -> dict[str, Stock | None]:
+    """Publish what PostgreSQL has of SKUs now, and return it; None of those that do not exist. Raises `StoreUnavailable`."""
+    while True:
+        epoch = followed(client).epoch
+        stock = books.stock_of(skus)
+        if publish(client, stock, epoch):
+            return stock
 
 
 def begin_epoch(client: TextRedis) -> None:

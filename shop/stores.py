@@ -18,7 +18,7 @@ from django.conf import settings
 from django.db import InternalError, OperationalError, ProgrammingError, connection
 from django.db.utils import InterfaceError
 from hiredis import pack_command
-from psycopg.errors import InsufficientPrivilege, UndefinedColumn, UndefinedTable
+from psycopg.errors import InsufficientPrivilege, UndefinedColumn, UndefinedFunction, UndefinedTable
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ConstantBackoff, ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -161,7 +161,7 @@ _NOT_NOW = re.compile(
     r"|The user executing the script can't|ACL failure in script"
 )
 #: What PostgreSQL refuses for as long as somebody has not granted a right or migrated: no fault of the order.
-_NOT_SET_UP = (InsufficientPrivilege, UndefinedTable, UndefinedColumn)
+_NOT_SET_UP = (InsufficientPrivilege, UndefinedTable, UndefinedColumn, UndefinedFunction)
 #: The reply to a command that is not for what the key holds.
 _WRONG_TYPE = re.compile(r"(?:^|@user_script:\d+: |caused error: )-?WRONGTYPE\b")
 

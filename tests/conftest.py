@@ -132,7 +132,7 @@ def redis_server(pytestconfig: pytest.Config) -> RedisServer:
     return pytestconfig.stash[_REDIS]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def postgres_server(pytestconfig: pytest.Config) -> PostgresServer:
     """The PostgreSQL under test, to be stopped and started."""
     return pytestconfig.stash[_POSTGRES]

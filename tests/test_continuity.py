@@ -1,18 +1,23 @@
 """A PostgreSQL that went back is noticed, decides nothing, and is made what clients were told."""
 
 import json
+import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
 from django.db import connection, connections
+from django.db.models import F
+from structlog.testing import capture_logs
 
 import tasks.maintenance
-from shop import continuity, fulfilment, keys, stock, sweeper
+from shop import continuity, fulfilment, keys, movements, stock, sweeper
 from shop.domain import Order, Status
 from shop.fulfilment import fulfil
 from shop.models import History, Product
+from shop.movements import Insufficient, Movement
 from shop.stores import StoreUnavailable
 from tests.builders import (
     a_sku,
@@ -34,16 +39,38 @@ def followed(client: "redis.Redis") -> None:
         assert continuity.continues(client)
 
 
-def goes_back(order: Order) -> None:
-    """As a backup does that was made before this order, and before the last sweeps."""
+def goes_back(order: Order, *deliveries: Movement) -> None:
+    """As a backup does that was made before this order, these deliveries, and the last sweeps."""
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE shop_stockmovement DISABLE TRIGGER USER")
         cursor.execute("DELETE FROM shop_stockmovement WHERE order_id = %s", [order.id])
+        for delivery in deliveries:
+            cursor.execute("DELETE FROM shop_stockmovement WHERE request = %s", [delivery.id])
         cursor.execute("ALTER TABLE shop_stockmovement ENABLE TRIGGER USER")
         cursor.execute("DELETE FROM shop_orderline WHERE order_id = %s", [order.id])
         cursor.execute("DELETE FROM shop_order WHERE id = %s", [order.id])
     Product.objects.filter(sku__in=order.skus).update(confirmed=0, version=1)
+    for delivery in deliveries:
+        Product.objects.filter(sku=delivery.sku).update(on_sale=F("on_sale") - delivery.delta)
     History.objects.update(ticks=1)
+
+
+def moved(client: "redis.Redis", sku: str, units: int, request: str = "") -> movements.Outcome:
+    """A delivery of so many units, or a withdrawal."""
+    request = request or str(uuid.uuid4())
+    return movements.move(client=client, request=request, by="shop", sku=sku, delta=units, reason="pallet 7")
+
+
+def delivered(client: "redis.Redis", sku: str, units: int) -> Movement:
+    """A movement that was answered as done."""
+    made = moved(client, sku, units)
+    assert isinstance(made, Movement)
+    return made
+
+
+def identity() -> tuple[str, int]:
+    """Branch and count of PostgreSQL's history."""
+    return History.objects.values_list("branch", "ticks").get()
 
 
 def maintenance_tasks(client: "redis.Redis") -> list[str]:
@@ -140,6 +167,180 @@ def test_a_cancellation_of_an_order_that_postgresql_lost_is_carried_out_when_it_
     assert kept is not None
     assert (status_in_redis(client, order), free_in_redis(client, sku)) == ("cancelled", 10)
     assert_at_rest(client)
+
+
+# --- what is no continuation ---------------------------------------------------------------------------
+
+
+def test_one_that_is_behind_by_little_is_not_taken_for_a_continuation_however_often_it_is_looked_at(
+    client: "redis.Redis",
+) -> None:
+    (order,) = accepted(client, an_order((a_sku(stock=10), 1)))
+    History.objects.update(ticks=F("ticks") - 1)
+
+    looks = [continuity.continues(client) for _ in range(5)]
+
+    assert looks == [False] * 5
+    with pytest.raises(StoreUnavailable, match="Redis has followed"):
+        fulfil([order], client=client)
+
+
+def test_one_whose_place_was_taken_is_not_followed_again_however_far_it_has_counted(
+    client: "redis.Redis",
+) -> None:
+    branch, ticks = identity()
+    continuity.follow_anew(client)
+
+    History.objects.update(branch=branch, ticks=ticks + 1_000)
+
+    assert not continuity.continues(client)
+
+
+def test_a_process_that_froze_over_its_look_has_nobody_follow_the_old_one_again(
+    client: "redis.Redis",
+) -> None:
+    run = continuity.scripts.run
+
+    def frozen(*args: object) -> object:
+        patch.undo()
+        continuity.follow_anew(client)
+        return run(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(continuity.scripts, "run", frozen)
+        continuity.continues(client)
+
+    assert continuity.continues(client)
+
+
+@pytest.mark.parametrize("garbage", ["", "hello", "a b", "1:2: x", "1:2: 99999999999999999999"])
+def test_whatever_stands_in_the_key_it_ends_with_a_postgresql_that_is_followed(
+    client: "redis.Redis", garbage: str
+) -> None:
+    (order,) = accepted(client, an_order((a_sku(stock=10), 1)))
+    client.set(keys.FOLLOWED, garbage)
+
+    sweeper.sweep(client)
+    for _ in maintenance_tasks(client):
+        tasks.maintenance.follow()
+
+    assert continuity.continues(client)
+    assert fulfil([order], client=client) == {order.id: Status.CONFIRMED}
+
+
+def test_a_recovery_that_a_store_stops_is_asked_for_again_by_the_next_sweep(client: "redis.Redis") -> None:
+    (order,) = accepted(client, an_order((a_sku(stock=10), 8)))
+    fulfil([order], client=client)
+    goes_back(order)
+    sweeper.sweep(client)
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER FUNCTION shop_decide RENAME TO being_restored")
+
+    try:
+        done = tasks.maintenance.follow()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER FUNCTION being_restored RENAME TO shop_decide")
+    client.delete(keys.SWEEPER_HEARTBEAT)
+    sweeper.sweep(client)
+
+    assert done == "put off"
+    assert maintenance_tasks(client) == [continuity.FOLLOW_TASK] * 2
+    tasks.maintenance.follow()
+    assert status_in_books(order) == "confirmed"
+
+
+# --- stock movements -----------------------------------------------------------------------------------
+
+
+def test_a_delivery_that_postgresql_lost_is_named_and_entered_again_before_the_orders_that_live_on_it(
+    client: "redis.Redis",
+) -> None:
+    sku = a_sku(stock=1)
+    delivery = delivered(client, sku, 5)
+    (order,) = accepted(client, an_order((sku, 6)))
+    fulfil([order], client=client)
+    withdrawal = delivered(client, a_sku(stock=3), -2)
+
+    goes_back(order, delivery, withdrawal)
+    with capture_logs() as log:
+        done = continuity.follow_anew(client)
+
+    named = [line["what"] for line in log if line["event"].startswith("lost with the old PostgreSQL")]
+    assert [delivery.id in named[0], withdrawal.id in named[1], len(named)] == [True, True, 2]
+    assert "pallet 7" in named[0]
+    assert (done.moved, done.booked, done.differences) == (2, 1, [])
+    again = moved(client, sku, 5, delivery.id)
+    assert isinstance(again, Movement)
+    assert replace(delivery, fresh=False, available=0, created_at=again.created_at) == again
+    assert (status_in_books(order), free_in_redis(client, sku)) == ("confirmed", 0)
+    assert_at_rest(client)
+
+
+def test_a_withdrawal_that_can_t_be_entered_again_is_named(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+    withdrawal = delivered(client, sku, -9)
+    (order,) = accepted(client, an_order((sku, 1)))
+    goes_back(order, withdrawal)
+    Product.objects.filter(sku=sku).update(confirmed=5)
+
+    done = continuity.follow_anew(client)
+
+    Product.objects.filter(sku=sku).update(confirmed=0)
+    assert [withdrawal.id in str(difference) for difference in done.differences] == [True]
+
+
+def test_a_movement_that_was_refused_is_not_remembered(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+
+    refused = moved(client, sku, -11), moved(client, "no such SKU", 1)
+
+    assert refused == (Insufficient(10), movements.UnknownSku())
+    assert list(movements.lost(client)) == []
+
+
+def test_a_delivery_is_put_off_until_postgresql_is_followed_again_and_counts_then(
+    client: "redis.Redis",
+) -> None:
+    sku, request = a_sku(stock=10), str(uuid.uuid4())
+    History.objects.update(ticks=1)
+
+    with pytest.raises(StoreUnavailable, match="Redis has followed"):
+        moved(client, sku, 5, request)
+    before = Product.objects.get(sku=sku).on_sale
+    continuity.follow_anew(client)
+
+    assert before == 10
+    made = moved(client, sku, 5, request)
+    assert isinstance(made, Movement)
+    assert (made.available, Product.objects.get(sku=sku).on_sale, free_in_redis(client, sku)) == (15, 15, 15)
+
+
+@pytest.mark.parametrize("point", ["movement.after_books", "cancel.after_books"])
+def test_what_one_wrote_that_went_back_since_is_not_published_by_a_process_that_froze(
+    client: "redis.Redis", point: str
+) -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 8)))
+    fulfil([order], client=client)
+
+    def frozen(reached: str) -> None:
+        if reached == point:
+            patch.undo()
+            continuity.follow_anew(client)
+            Product.objects.filter(sku=sku).update(version=1)
+            stock.begin_epoch(client)
+            stock.refresh(client, [sku])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fulfilment, "reach", frozen)
+        patch.setattr(movements, "reach", frozen)
+        with pytest.raises(StoreUnavailable, match="went back after"):
+            moved(client, sku, 5) if point.startswith("movement") else fulfilment.cancel(
+                order.id, client=client
+            )
+
+    assert stock.seen(client, [sku])[sku].version == 1
 
 
 def takes_writes() -> bool:

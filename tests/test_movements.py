@@ -119,7 +119,8 @@ def test_copies_of_a_movement_under_two_ids_take_turns_and_count_once(
     copy = Thread(target=lambda: outcomes.extend(at_once(lambda: move(client, sku, delta, new, old))))
 
     with transaction.atomic():
-        movements._row_of(movements._Asked(ids=(old, new), by="shop", sku=sku, delta=delta, reason="count"))
+        asked = movements.Asked(ids=(old, new), by="shop", sku=sku, delta=delta, reason="count")
+        movements._row_of(asked, "")
         copy.start()
         wait_until(somebody_waits_for_us)
     copy.join()

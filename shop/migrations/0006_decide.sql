@@ -37,10 +37,7 @@ DECLARE
     locked int;
     is_enough boolean;
 BEGIN
-    IF followed <> '' AND (
-        split_part(followed, ' ', 1) <> shop_lineage()
-        OR split_part(followed, ' ', 2)::bigint > coalesce((SELECT ticks FROM shop_history), 0)
-    ) THEN
+    IF NOT shop_continues(followed) THEN
         RAISE EXCEPTION 'this is not the PostgreSQL that Redis has followed' USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     since_ms := array_fill(ended_ms, ARRAY[orders]);

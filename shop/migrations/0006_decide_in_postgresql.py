@@ -14,6 +14,17 @@ CREATE FUNCTION shop_lineage() RETURNS text LANGUAGE sql STABLE AS $$
 $$
 """
 
+#: Whether this is the server that Redis follows, and at least as far as it was; '' = Redis follows none yet.
+CONTINUES = """
+CREATE FUNCTION shop_continues(followed text) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT followed = '' OR EXISTS (
+        SELECT FROM shop_history
+        WHERE CASE WHEN followed ~ ' [0-9]{1,18}$' AND split_part(followed, ' ', 1) = shop_lineage() || ':' || branch
+                   THEN split_part(followed, ' ', 2)::bigint <= ticks END
+    )
+$$
+"""
+
 
 class Migration(migrations.Migration):
     """Make the function; drop the column."""
@@ -28,10 +39,12 @@ class Migration(migrations.Migration):
             "History",
             [
                 ("is_one", models.BooleanField(default=True, primary_key=True, serialize=False)),
+                ("branch", models.CharField(max_length=36, db_default="")),
                 ("ticks", models.BigIntegerField(db_default=0)),
             ],
         ),
         migrations.RunSQL(LINEAGE, "DROP FUNCTION shop_lineage"),
+        migrations.RunSQL(CONTINUES, "DROP FUNCTION shop_continues"),
         migrations.RunSQL(
             (files("shop") / "migrations" / "0006_decide.sql").read_text(),
             "DROP FUNCTION shop_decide",

@@ -88,6 +88,11 @@ class FaultProxy:
         """Be a good way again."""
         self.trouble(NONE)
 
+    def lead_to(self, server: tuple[str, int]) -> None:
+        """Lead to another server from now on. Who is connected to the one before is cut off."""
+        self._server = server
+        self.reset()
+
     def reset(self, share: float = 1.0) -> int:
         """Reset connections that are open now; how many."""
         return self._do(self._reset(lambda link: link.roll < share))

@@ -41,8 +41,9 @@ class Command(BaseCommand):
         try:
             if options["reload"]:
                 stock.begin_epoch(redis_client())
-                if unknown := stock.refresh(redis_client(), options["reload"]):
-                    raise CommandError(f"no such SKU: {', '.join(sorted(unknown))}")
+                published = stock.refresh(redis_client(), options["reload"])
+                if unknown := sorted(sku for sku, found in published.items() if found is None):
+                    raise CommandError(f"no such SKU: {', '.join(unknown)}")
             recovered = self._recover() if options["after_restore"] else []
             report = reconciliation.reconcile(
                 redis_client(), repair=options["repair"], ledger=True, progress=self._progress
