@@ -179,7 +179,7 @@ SPECS: Final = (
     KeySpec(
         pattern=RECOVERING,
         type="string",
-        lifetime_s=120,
+        lifetime_s=30,
         owner="shop.continuity",
         meaning="PostgreSQL went back, and somebody sees to it",
     ),

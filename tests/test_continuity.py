@@ -28,6 +28,7 @@ from tests.builders import (
     status_in_books,
     status_in_redis,
     wait_until,
+    wipe_books,
 )
 from workers.embedded import PostgresServer
 
@@ -275,6 +276,18 @@ def test_a_delivery_that_postgresql_lost_is_named_and_entered_again_before_the_o
     assert replace(delivery, fresh=False, available=0, created_at=again.created_at) == again
     assert (status_in_books(order), free_in_redis(client, sku)) == ("confirmed", 0)
     assert_at_rest(client)
+
+
+def test_were_movements_not_remembered_a_delivery_would_be_lost_and_an_order_with_it(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(movements, "_note", lambda *_: None)
+
+    with pytest.raises((AssertionError, IndexError)):
+        test_a_delivery_that_postgresql_lost_is_named_and_entered_again_before_the_orders_that_live_on_it(
+            client
+        )
+    wipe_books()
 
 
 def test_a_withdrawal_that_can_t_be_entered_again_is_named(client: "redis.Redis") -> None:
