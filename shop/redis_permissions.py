@@ -73,6 +73,7 @@ _SHARED: Final = (
     f"LTRIM {keys.REPLACEMENTS} 0 0",
     f"EXPIRE {keys.REPLACEMENTS} 1",
     f"MGET {keys.idempotency(_X, _X)}",
+    f"MGET {keys.FOLLOWED}",
     f"MSET {_STOCK} 1",
     f"PTTL {keys.rate(_X)}",
     f"PUBLISH {keys.SETTLED_CHANNEL} {_X}",

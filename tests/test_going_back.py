@@ -93,11 +93,12 @@ class Story:
             for row, status in Order.objects.filter(id__in=seen.accepted).values_list("id", "status")
         }
         assert set(rows) == seen.accepted
-        assert {order for order in seen.confirmed if rows[order] not in {"confirmed", "cancelled"}} == set()
-        assert {order for order, ends in seen.ends.items() if rows.get(order) != ends[-1]} == set()
+        # The state that was shown last, and the row; and which of the two were to be.
         assert {
-            order for order, status in rows.items() if (status == "cancelled") != (order in seen.cancelled)
-        } == set()
+            order: (ends, rows.get(order)) for order, ends in seen.ends.items() if rows.get(order) != ends[-1]
+        } == {}
+        wanted = {order: "cancelled" if order in seen.cancelled else "confirmed" for order in seen.confirmed}
+        assert {order: (rows[order], end) for order, end in wanted.items() if rows[order] != end} == {}
         on_sale = dict(Product.objects.filter(sku__in=self.fed).values_list("sku", "on_sale"))
         assert on_sale == {sku: self.hour.delivered()[sku] for sku in self.fed}
         requests = [
