@@ -37,11 +37,19 @@ _reason = msgspec.json.Decoder(Reason)
 
 @dataclass(frozen=True, kw_only=True)
 class Remembered:
-    """An order as Redis has it."""
+    """An order as Redis has it. `is_to_be_cancelled`: its cancellation was accepted, and is not published yet."""
 
     order: Order
     status: Status
     reason: Reason | None
+    is_to_be_cancelled: bool = False
+
+    @property
+    def end(self) -> Status:
+        """What is written. The old PostgreSQL may have carried out the cancellation, and sold the units to others."""
+        return (
+            Status.CANCELLED if self.is_to_be_cancelled and self.status is Status.CONFIRMED else self.status
+        )
 
 
 @dataclass(kw_only=True)
@@ -75,7 +83,7 @@ def recover(client: TextRedis, goes_on: Callable[[], None] = lambda: None) -> Re
     for remembered in _remembered(client):
         goes_on()
         unbooked += _unbooked(remembered, done, client)
-    _book(unbooked, done, goes_on)
+    _book(unbooked, done, client, goes_on)
     _enter_again([asked for asked in lost if asked.delta < 0], done)
     _publish_all(client, goes_on)
     clients.publish_keys()
@@ -99,8 +107,13 @@ def _remembered(client: TextRedis) -> Iterator[list[Remembered]]:
             pipe = client.pipeline(transaction=False)
             for name in batch:
                 pipe.hmget(name, "document", "status", "reason")
-            records = pipe.execute()
-        yield [_order(*record) for record in records if record[0] and record[1]]
+                pipe.zscore(keys.CANCELLATIONS, name.removeprefix(keys.order("")))
+            found = pipe.execute()
+        yield [
+            _order(*record, asked_at)
+            for record, asked_at in zip(found[::2], found[1::2], strict=True)
+            if all(record[:2])
+        ]
 
 
 def _found(client: TextRedis, pattern: str) -> Iterator[str]:
@@ -108,9 +121,13 @@ def _found(client: TextRedis, pattern: str) -> Iterator[str]:
         yield from client.scan_iter(match=pattern, count=BATCH)
 
 
-def _order(document: str, status: str, reason: str | None) -> Remembered:
-    told = _reason.decode(reason) if reason else None
-    return Remembered(order=_document.decode(document), status=Status(status), reason=told)
+def _order(document: str, status: str, reason: str | None, asked_at: float | None) -> Remembered:
+    return Remembered(
+        order=_document.decode(document),
+        status=Status(status),
+        reason=_reason.decode(reason) if reason else None,
+        is_to_be_cancelled=asked_at is not None,
+    )
 
 
 def _unbooked(remembered: list[Remembered], done: Recovery, client: TextRedis) -> Iterator[Remembered]:
@@ -122,11 +139,13 @@ def _unbooked(remembered: list[Remembered], done: Recovery, client: TextRedis) -
         if found is None:
             if each.status is not Status.QUEUED:
                 yield each
-        elif found.status is not each.status:
+        elif found.status is not each.end or found.status is not each.status:
             _agree(each, found, done, client)
 
 
-def _book(unbooked: Sequence[Remembered], done: Recovery, goes_on: Callable[[], None]) -> None:
+def _book(
+    unbooked: Sequence[Remembered], done: Recovery, client: TextRedis, goes_on: Callable[[], None]
+) -> None:
     while unbooked:
         goes_on()
         batch, rest = unbooked[:BOOK_BATCH], unbooked[BOOK_BATCH:]
@@ -136,8 +155,10 @@ def _book(unbooked: Sequence[Remembered], done: Recovery, goes_on: Callable[[], 
             time.sleep(BLOCKED_WAIT_S)
         for each in batch:
             match decided[each.order.id]:
-                case Recorded(status=each.status):
+                case Recorded(status=each.end):
                     done.booked += 1
+                    if each.end is not each.status:
+                        fulfilment.settle_again(each.order.id, client=client)
                 case Blocked():
                     pass
                 case _:
@@ -146,7 +167,7 @@ def _book(unbooked: Sequence[Remembered], done: Recovery, goes_on: Callable[[], 
 
 
 def _question(each: Remembered) -> Question:
-    intent = Intent.BOOK if each.status is Status.CONFIRMED else Intent(each.status.value)
+    intent = Intent.BOOK if each.end is Status.CONFIRMED else Intent(each.end.value)
     return Question(order=each.order, intent=intent, reason=each.reason)
 
 
@@ -158,11 +179,14 @@ def _unbookable(each: Remembered) -> Difference:
 
 
 def _agree(each: Remembered, found: Recorded, done: Recovery, client: TextRedis) -> None:
-    match each.status, found.status:
+    match each.end, found.status:
         case (Status.CANCELLED, Status.CONFIRMED):
             # PostgreSQL lost the cancellation.
-            books.cancel(each.order.id)
+            fulfilment.cancel(each.order.id, client=client)
             done.booked += 1
+        case (Status.CANCELLED, Status.CANCELLED):
+            fulfilment.settle_again(each.order.id, client=client)
+            done.told += 1
         case (Status.QUEUED, _) | (Status.CONFIRMED, Status.CANCELLED):
             fulfilment.settle_again(each.order.id, client=client)
             done.told += 1

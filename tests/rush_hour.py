@@ -19,6 +19,8 @@ from tests.running import System
 BUYERS = 2
 #: Seconds between two deliveries, and between two cancellations.
 DELIVERY_EVERY_S, CANCELLATION_EVERY_S = 0.1, 0.05
+#: In what time all orders and cancellations have ended, in seconds.
+ENDS_WITHIN_S = 120
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,24 @@ class RushHour:
         """What is published is what pollers are shown, and all of it."""
         with redis_client().pubsub(ignore_subscribe_messages=True) as subscription:
             subscription.subscribe(keys.SETTLED_CHANNEL)
-            while not self._over.is_set() or redis_client().zcard(keys.OPEN_ORDERS):
-                if message := subscription.get_message(timeout=0.2):
-                    for line in message["data"].split("\n"):
-                        order_id, status, *_more = line.split(" ")
-                        self.seen.ends.setdefault(order_id, []).append(status)
+            while not self._over.is_set():
+                self._hear(subscription)
+            is_late = passed(ENDS_WITHIN_S)
+            while self._is_any_left() and not is_late():
+                self._hear(subscription)
+            while self._hear(subscription):
+                pass
+
+    def _hear(self, subscription: Any) -> bool:
+        message = subscription.get_message(timeout=0.2)
+        for line in message["data"].split("\n") if message else []:
+            order_id, status, *_ = line.split(" ")
+            self.seen.ends.setdefault(order_id, []).append(status)
+        return message is not None
+
+    @staticmethod
+    def _is_any_left() -> bool:
+        return bool(redis_client().zcard(keys.OPEN_ORDERS) or redis_client().zcard(keys.CANCELLATIONS))
 
     def delivered(self) -> Mapping[str, int]:
         """Units that were delivered of each SKU."""

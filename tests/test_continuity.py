@@ -13,7 +13,7 @@ from django.db.models import F
 from structlog.testing import capture_logs
 
 import tasks.maintenance
-from shop import continuity, fulfilment, keys, movements, stock, sweeper
+from shop import books, continuity, fulfilment, keys, movements, stock, sweeper
 from shop.domain import Order, Status
 from shop.fulfilment import fulfil
 from shop.models import History, Product
@@ -275,6 +275,30 @@ def test_a_delivery_that_postgresql_lost_is_named_and_entered_again_before_the_o
     assert isinstance(again, Movement)
     assert replace(delivery, fresh=False, available=0, created_at=again.created_at) == again
     assert (status_in_books(order), free_in_redis(client, sku)) == ("confirmed", 0)
+    assert_at_rest(client)
+
+
+@pytest.mark.parametrize("is_in_the_backup", [True, False])
+def test_units_that_a_cancellation_gave_back_before_it_was_published_are_those_of_the_order_that_got_them(
+    client: "redis.Redis", is_in_the_backup: bool
+) -> None:
+    sku = a_sku(stock=8)
+    cancelled, after = accepted(client, an_order((sku, 8)), an_order((sku, 8)))
+    fulfil([cancelled], client=client)
+    client.zadd(keys.CANCELLATIONS, {cancelled.id: 1})
+    books.cancel(cancelled.id)
+    assert fulfil([after], client=client) == {after.id: Status.CONFIRMED}
+
+    goes_back(after)
+    goes_back(cancelled)
+    Product.objects.filter(sku=sku).update(returned=0)
+    if is_in_the_backup:
+        books.decide([books.Question(order=cancelled, intent=books.Intent.TAKE)])
+    done = continuity.follow_anew(client)
+
+    assert done.differences == []
+    assert [status_in_books(order) for order in (cancelled, after)] == ["cancelled", "confirmed"]
+    assert [status_in_redis(client, order) for order in (cancelled, after)] == ["cancelled", "confirmed"]
     assert_at_rest(client)
 
 

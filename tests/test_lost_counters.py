@@ -57,7 +57,9 @@ def ended(client: "redis.Redis", least: int) -> None:
 
 
 @pytest.mark.depth
-def test_a_catalogue_that_loses_all_counters_under_load_refuses_no_order(worker: System, client: "redis.Redis") -> None:
+def test_a_catalogue_that_loses_all_counters_under_load_refuses_no_order(
+    worker: System, client: "redis.Redis"
+) -> None:
     skus = a_large_catalogue(client)
     before = some_orders(client, skus)
     began = time.monotonic()

@@ -182,7 +182,7 @@ def test_a_cancellation_whose_row_somebody_holds_keeps_no_other_from_being_carri
 def test_stock_whose_process_died_before_redis_was_told_is_published(client: "redis.Redis") -> None:
     sku = a_sku(stock=10)
     stock.refresh(client, [sku])
-    rows("move", request=str(uuid.uuid4()), client="c", sku=sku, delta=5, reason="delivery")
+    rows("move", request=str(uuid.uuid4()), client="c", sku=sku, delta=5, reason="delivery", followed="")
     Product.objects.filter(sku=sku).update(changed_at=timezone.now() - timedelta(seconds=5))
 
     sweeper.publish_recent_stock(client)
