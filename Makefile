@@ -6,7 +6,7 @@ UV ?= $(BIN)/uv
 COMPILE := $(UV) pip compile --quiet --no-cache --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench chaos model test browser lint format lock audit clean
+.PHONY: help setup up demo bench chaos model mutants test browser lint format lock audit clean
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ chaos: $(INSTALLED)  ## Inject faults while clients order, then check every prom
 
 model: $(INSTALLED)  ## Search all that may happen in a model of the protocol (needs spin): QUICK=1 for seconds
 	@exec $(BIN)/python -m tests.model $(if $(QUICK),--quick)
+
+mutants: $(INSTALLED)  ## Take out one guard after the other; the test of each must turn red: ONLY=WORD
+	@exec $(BIN)/python -m tests.mutants $(if $(ONLY),--only $(ONLY))
 
 test: lint  ## Linters, type checker, import contracts and every test against real servers
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder

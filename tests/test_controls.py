@@ -143,8 +143,8 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "a cancellation replaces no rejection",
         "cancel.sql",
-        "AND status = 'confirmed'",
-        "AND status IN ('confirmed', 'rejected')",
+        "AND status = 'confirmed' FOR NO KEY",
+        "AND status IN ('confirmed', 'rejected') FOR NO KEY",
         test_books.test_cancelling_what_is_not_there_or_was_rejected_changes_nothing,
     ),
     (
@@ -268,8 +268,8 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "a row that somebody holds is waited for by nobody",
         "decide",
-        "FOR NO KEY UPDATE OF p SKIP LOCKED",
-        "FOR NO KEY UPDATE OF p",
+        "FOR NO KEY UPDATE OF p SKIP LOCKED\n    )",
+        "FOR NO KEY UPDATE OF p\n    )",
         test_books.test_a_row_that_somebody_holds_blocks_its_own_orders_alone,
     ),
     (
@@ -460,8 +460,8 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "units return once",
         "cancel.sql",
-        "AND status = 'confirmed'",
-        "",
+        "AND status = 'confirmed' FOR NO KEY",
+        "FOR NO KEY",
         test_fulfilment.test_cancelling_returns_the_units_once_however_often_it_is_done,
     ),
     (

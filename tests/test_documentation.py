@@ -22,7 +22,7 @@ NOT_RUN = {
     r"make demo\b": "tests/test_demo.py holds smaller sales",
     r"make (test|lint|format)\b": "this is it",
     r"make (setup|bench|chaos|model)\b": "minutes; their parts have tests of their own",
-    r"(RELEASE_BEFORE=\S+ )?pytest ": "tests that run tests would start all servers again",
+    r"(RELEASE_BEFORE=\S+ )?pytest |python -m tests\.mutants ": "tests that run tests would start all servers again",
 }
 #: Pages whose commands want servers of their own, and the tests that run each of them.
 RUN_ELSEWHERE = {"docs/backup-and-restore.md": "tests/test_backup.py"}

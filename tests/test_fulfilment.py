@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 
+import msgspec
 import psycopg
 import pytest
 import redis
@@ -270,6 +271,49 @@ def test_a_worker_that_dies_leaves_the_order_to_the_next_one(
     assert (outcomes[order.id], outcomes[rival.id]) == (Status.CONFIRMED, Status.REJECTED)
     assert free_in_redis(client, sku) == 2
     assert_at_rest(client)
+
+
+def test_counters_that_an_end_which_came_late_dropped_are_published_anew(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sku = a_sku(stock=10)
+    late, meanwhile = accepted(client, an_order((sku, 3)), an_order((sku, 2)))
+    decide = books.decide
+
+    def sleep_while_another_one_is_decided(questions: list[Question], **_: object) -> object:
+        decided = decide(questions)
+        monkeypatch.setattr(books, "decide", decide)
+        fulfil([meanwhile], client=client, rules=NO_LOCKS)
+        return decided
+
+    monkeypatch.setattr(books, "decide", sleep_while_another_one_is_decided)
+
+    fulfil([late], client=client, rules=NO_LOCKS)
+
+    assert free_in_redis(client, sku) == 5
+
+
+def test_an_order_that_can_t_be_stored_is_held_and_its_neighbours_end(client: "redis.Redis") -> None:
+    sku = a_sku(stock=10)
+    bad = msgspec.structs.replace(an_order((sku, 1)), fingerprint="x" * 33)
+    orders = accepted(client, an_order((sku, 1)), an_order((sku, 1)), bad, an_order((sku, 1)))
+
+    outcomes = fulfil(orders, client=client)
+
+    assert isinstance(outcomes.pop(bad.id), Held)
+    assert set(outcomes.values()) == {Status.CONFIRMED}
+    assert free_in_redis(client, sku) == 7
+
+
+def test_an_ended_order_stays_in_redis_for_as_long_as_the_setting_says(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "ENDED_ORDERS_KEPT_S", 77)
+    orders = accepted(client, an_order((a_sku(stock=1), 1)), an_order((a_sku(stock=1), 2)))
+
+    fulfil(orders, client=client)
+
+    assert all(60 < client.ttl(keys.order(order.id)) <= 77 for order in orders)
 
 
 def test_a_worker_that_wakes_up_after_the_order_ended_changes_nothing(

@@ -455,6 +455,20 @@ def test_no_fetch_takes_more_than_the_prefetch_limit_leaves(client: "redis.Redis
     assert (at_first, in_hand, then) == (10, 10, 14)
 
 
+@pytest.mark.parametrize("name", ["unacked", "unacked_index"])
+def test_a_fetch_that_cannot_record_what_it_takes_takes_nothing(client: "redis.Redis", name: str) -> None:
+    with a_taker(FIRST) as taker:
+        fetch_now(taker)  # as every channel does first
+        put_many(client, 3)
+        client.set(name, "something else")
+
+        with suppress(redis.ResponseError):  # what has become of the messages tells
+            fetch_now(taker)
+
+        assert client.llen(FIRST) == 3
+        client.delete(name)
+
+
 @pytest.mark.parametrize("waiting", [300, 3_000])
 def test_however_long_the_line_its_oldest_are_fetched_first_each_of_them_recorded(
     client: "redis.Redis", waiting: int
