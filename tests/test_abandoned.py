@@ -223,8 +223,9 @@ def test_a_client_that_finds_no_connection_is_told_when_to_come_again(
     assert b"application/problem+json" in answer
 
 
+@pytest.mark.parametrize(("first", "second"), [("gone", "stays"), ("stays", "gone")])
 def test_an_order_whose_client_left_is_taken_and_so_are_those_that_came_with_it(
-    client: "redis.Redis", redis_server: RedisServer, api_key: str
+    client: "redis.Redis", redis_server: RedisServer, api_key: str, first: str, second: str
 ) -> None:
     async def answer(stream: Stream) -> bytes:
         return await stream[0].read()
@@ -233,11 +234,11 @@ def test_an_order_whose_client_left_is_taken_and_so_are_those_that_came_with_it(
         async with a_web(api_key) as web:
             await answer(await web.place("the first one, which warms up"))
             with frozen(redis_server.pid):
-                gone, stays = await web.place("gone"), await web.place("stays")
+                placed = {key: await web.place(key) for key in (first, second)}
                 await until(lambda: orders.gate.inside == 2, "both orders wait for Redis")
-                is_lost(gone[1])
+                is_lost(placed["gone"][1])
                 await until(lambda: len(web.server.connections) == 1, "the end of one connection")
-            return [await answer(stays), await answer(await web.place("gone"))]
+            return [await answer(placed["stays"]), await answer(await web.place("gone"))]
 
     stayed, again = in_a_web_process(story)
 

@@ -127,6 +127,7 @@ def test_an_order_is_booked_again_only_where_its_units_are_free() -> None:
 
     assert ends(fits, too_late, intent=Intent.BOOK) == ["confirmed", "Again"]
     assert books.recorded([too_late.id]) == {}
+    assert list(StockMovement.objects.filter(order_id=fits.id).values_list("delta", flat=True)) == [-2]
 
 
 def test_a_row_that_somebody_holds_blocks_its_own_orders_alone() -> None:

@@ -324,6 +324,16 @@ def test_reserve_takes_the_units_of_all_lines_and_their_locks(client: "redis.Red
     assert 0 < client.pttl(keys.lock("x")) <= 5000
 
 
+def test_reserve_puts_off_the_next_look_at_what_it_takes_and_reopens_nothing(client: "redis.Redis") -> None:
+    queued(client, "a", "ended meanwhile")
+    client.zrem(keys.OPEN_ORDERS, "ended meanwhile")
+    client.set("estoque:x", 10)
+
+    reserve(client, ("a", "x", 1), ("ended meanwhile", "x", 1))
+
+    assert client.zrange(keys.OPEN_ORDERS, 0, -1, withscores=True) == [("a", 2000)]
+
+
 def test_reserve_takes_nothing_when_one_line_is_short(client: "redis.Redis") -> None:
     queued(client, "a")
     client.mset({"estoque:x": 10, "estoque:y": 4})
@@ -605,6 +615,19 @@ def test_settle_releases_only_its_own_locks_and_tells_who_waits(client: "redis.R
     assert message is not None
     assert message["data"] == "a confirmed 3000 f \nb rejected 3000 f "
     assert client.mget(keys.lock("x"), keys.lock("y")) == [None, "somebody"]
+
+
+@pytest.mark.parametrize("name", [keys.OPEN_ORDERS, keys.CANCELLATIONS])
+def test_settle_leaves_nothing_half_done_where_a_journal_is_none(client: "redis.Redis", name: str) -> None:
+    queued(client, "a")
+    client.delete(name)
+    client.set(name, "no journal")
+
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        settle(client, ("a", "rejected"), stock=(("x", 2, 3),))
+
+    assert client.hget(keys.order("a"), "status") == "queued"
+    assert client.exists("estoque:x") == 0
 
 
 # --- read -----------------------------------------------------------------------------------------

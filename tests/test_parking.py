@@ -185,14 +185,17 @@ def test_a_copy_takes_the_place_of_the_parked_message(client: "redis.Redis") -> 
     assert unpark(client, later_ms=10_000) == []
 
 
-def test_a_key_that_somebody_has_broken_leaves_all_in_hand(client: "redis.Redis") -> None:
+@pytest.mark.parametrize("name", [PARKED_FOR + "lamp", keys.PARKED, keys.PARKED_INDEX, "unacked_index"])
+def test_a_key_that_somebody_has_broken_leaves_all_in_hand(client: "redis.Redis", name: str) -> None:
     in_hand(client, "a")
-    client.set(PARKED_FOR + "lamp", "no set")
+    client.delete(name)
+    client.set(name, "something else")
 
     with pytest.raises(redis.ResponseError):
         park(client, ("a", "lamp", 5, 100))
 
-    assert (client.hlen("unacked"), client.zcard("unacked_index"), client.hlen(keys.PARKED)) == (1, 1, 0)
+    assert client.hkeys("unacked") == ["a"]
+    assert set(client.keys()) == {"unacked", "unacked_index", name}
 
 
 # --- who releases a lock ---------------------------------------------------------------------------

@@ -141,11 +141,19 @@ MUTANTS: Final = (
         promise="It is never in doubt",
         name="answers go out in the order of their requests",
         file=CONNECTION,
-        text="if self._answering is None and not self._is_full:",
-        instead="if not self._is_full:",
+        text="self._begin(self._waiting.popleft())",
+        instead="self._begin(self._waiting.pop())",
         tests=(
             "tests/test_connections.py::test_requests_that_are_sent_at_once_are_answered_each_in_its_turn",
         ),
+    ),
+    Mutant(
+        promise="It is never in doubt",
+        name="an answer waits for those before it",
+        file=CONNECTION,
+        text="if self._answering is None and not self._is_full:",
+        instead="if not self._is_full:",
+        tests=("tests/test_connections.py::test_a_slow_answer_does_not_let_a_quick_one_overtake_it",),
     ),
     Mutant(
         promise="Every refusal is a problem",
@@ -248,7 +256,7 @@ MUTANTS: Final = (
         name="a cache by what a client sends has a bound",
         file="shop/web/access.py",
         text="def bearer_key(header: str) -> str:",
-        instead="@__import__('functools').cache\ndef bearer_key(header: str) -> str:",
+        instead="from functools import cache\n\n\n@cache\ndef bearer_key(header: str) -> str:",
         tests=(
             "tests/test_linear_time.py::test_nothing_is_remembered_by_what_a_client_sends_without_a_bound",
         ),

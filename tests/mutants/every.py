@@ -9,13 +9,13 @@ from typing import Any, Final
 
 import django
 
-from tests.mutants import connections, decisions, pages, processes, reservations, upkeep
+from tests.mutants import connections, decisions, pages, processes, reservations, scripts, upkeep
 from tests.mutants.mutant import ROOT, Mutant
 from tests.mutants.trial import files
 
 LISTED: Final = tuple(
     mutant
-    for group in (reservations, decisions, upkeep, processes, connections, pages)
+    for group in (reservations, decisions, scripts, upkeep, processes, connections, pages)
     for mutant in group.MUTANTS
 )
 

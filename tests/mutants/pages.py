@@ -56,8 +56,8 @@ MUTANTS: Final = (
         promise="Pages cannot starve orders",
         name="pages have places, and few wait for one",
         file="shop/web/lanes.py",
-        text="if len(self._waiting) > self._queue_max:",
-        instead="if False:",
+        text="VISITORS: Final = Lane([_in_loop] * 4, queue=64, patience_s=1.5)",
+        instead="VISITORS: Final = Lane([_in_loop] * 600, queue=600, patience_s=60.0)",
         tests=(
             "tests/test_crowds.py::test_of_six_hundred_visitors_at_once_some_see_the_shop_and_orders_and_operators_do_not_wait",
         ),

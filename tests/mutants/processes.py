@@ -177,12 +177,12 @@ MUTANTS: Final = (
     ),
     Mutant(
         promise="Dying, failing, freezing",
-        name="a message is acknowledged once its order has ended",
-        file="workers/batching.py",
-        text="        self._waiting.append(request)\n        self._schedule()",
-        instead="        request.acknowledge()\n        self._waiting.append(request)\n        self._schedule()",
+        name="a movement that was made is found by its copy",
+        file="shop/movements.py",
+        text='found = rows("movement", requests=uuid_array(asked.ids))',
+        instead="found = []",
         tests=(
-            "tests/test_interrupted.py::test_ten_units_and_two_orders_for_eight_of_an_interrupted_worker_confirm_exactly_one",
+            "tests/test_interrupted.py::test_a_movement_that_is_interrupted_and_asked_for_again_is_made_once",
         ),
         is_slow=True,
     ),
@@ -192,6 +192,15 @@ MUTANTS: Final = (
         file="workers/transport.py",
         text="self.put_back(list(self._delivered))",
         instead="pass",
+        tests=("tests/test_transport.py::test_a_warm_shutdown_under_load_gives_back_what_was_not_done",),
+        is_slow=True,
+    ),
+    Mutant(
+        promise="A rolling restart",
+        name="new web processes take requests while old ones still do",
+        file="workers/prefork.py",
+        text="    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\n",
+        instead="",
         tests=(
             "tests/test_deploys.py::test_web_processes_and_workers_are_replaced_under_load_and_nobody_notices",
         ),
