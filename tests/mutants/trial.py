@@ -65,44 +65,42 @@ def try_out(mutant: Mutant) -> Tried:
         return Tried(mutant=mutant, verdict="no longer applies", why=str(fault))
     with tempfile.TemporaryDirectory(prefix="reserva-mutant-") as folder:
         copy = Path(folder) / "project"
-        for path in files():
-            (copy / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / path, copy / path)
+        _copy_to(copy)
         (copy / mutant.file).write_text(mutated)
         verdict, why = _verdict(mutant, copy, Path(folder) / "results.xml")
     return Tried(mutant=mutant, verdict=verdict, why=why, seconds=time.monotonic() - began)
 
 
+def _copy_to(copy: Path) -> None:
+    """Copy the project, and what was compiled of it: that is valid for files of the same time and size."""
+    folders = set()
+    for path in files():
+        if path.parent not in folders:
+            folders.add(path.parent)
+            (copy / path.parent).mkdir(parents=True, exist_ok=True)
+            if (compiled := ROOT / path.parent / "__pycache__").is_dir():
+                shutil.copytree(
+                    compiled, copy / path.parent / "__pycache__", ignore=shutil.ignore_patterns("*.pyc.*")
+                )
+        shutil.copy2(ROOT / path, copy / path)
+
+
 def _verdict(mutant: Mutant, copy: Path, results: Path) -> tuple[str, str]:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "--tb=short",
-        "-p",
-        "no:cacheprovider",
-        f"--junitxml={results}",
-    ]
-    # In a group of its own, so that what its tests have started ends with it. Without the stores of whoever runs this.
+    pytest = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
     ours = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
     with subprocess.Popen(
-        [*command, *mutant.tests],
+        [*pytest, f"--junitxml={results}", *mutant.tests],
         cwd=copy,
-        env=ours | {"PYTHONDONTWRITEBYTECODE": "1"},
+        env=ours,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
     ) as tests:
         try:
             said, _ = tests.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
             _end(tests)
             return "broken", f"its tests took longer than {PATIENCE_S} s"
-        except BaseException:
-            _end(tests)
-            raise
     if not results.exists():
         return "broken", said[-600:]
     return judged(mutant, results.read_text()) or ("broken", said[-600:])
@@ -110,11 +108,11 @@ def _verdict(mutant: Mutant, copy: Path, results: Path) -> tuple[str, str]:
 
 def _end(tests: "subprocess.Popen[str]") -> None:
     """As Ctrl-C does, so that the tests stop their servers; those that do not hear are killed."""
-    os.killpg(tests.pid, signal.SIGINT)
+    tests.send_signal(signal.SIGINT)
     try:
-        tests.wait(20)
+        tests.communicate(timeout=20)
     except subprocess.TimeoutExpired:
-        os.killpg(tests.pid, signal.SIGKILL)
+        tests.kill()
 
 
 def judged(mutant: Mutant, results: str) -> tuple[str, str] | None:
