@@ -21,7 +21,7 @@ def a_mutant(text: str, instead: str, test: str) -> Mutant:
     return Mutant(name="a test's", file="shop/lua/accept.lua", text=text, instead=instead, tests=(test,))
 
 
-def tests_of(mutants: list[Mutant]) -> set[str]:
+def watching(mutants: list[Mutant]) -> set[str]:
     """The tests that have to notice these mutants, by their names."""
     return {test.partition("[")[0].partition("::")[2] for mutant in mutants for test in mutant.tests}
 
@@ -46,7 +46,7 @@ def test_each_mutant_has_a_name_of_its_own_and_tests_that_exist() -> None:
     names = [mutant.name for mutant in MUTANTS]
 
     assert sorted(names) == sorted(set(names))
-    assert tests_of(MUTANTS) <= test_architecture.TESTS
+    assert watching(MUTANTS) <= test_architecture.TESTS
     assert set(PINNED) <= {mutant.name for mutant in LISTED}
 
 
@@ -68,7 +68,7 @@ def test_each_promise_has_a_mutant_and_each_mutant_that_names_a_promise_has_it()
 
 
 def test_each_test_that_a_promise_names_must_turn_red_for_a_mutant() -> None:
-    seen = tests_of(MUTANTS)
+    seen = watching(MUTANTS)
     named = {
         name for row in test_architecture.table_of_guards() for name in test_architecture.named_in(row[2])
     }
