@@ -14,8 +14,18 @@ MUTANTS: Final = (
         text="ELSIF free[place] < line_units[line] AND verdict <> 'blocked' THEN",
         instead="ELSIF false THEN",
         tests=(
-            "tests/test_fulfilment.py::test_ten_units_and_two_simultaneous_orders_for_eight_confirm_exactly_one",
+            "tests/test_books.py::test_orders_of_one_call_are_served_in_turn_and_a_refused_one_takes_nothing_from_the_next",
             "tests/test_fulfilment.py::test_an_order_takes_every_line_or_none",
+        ),
+    ),
+    Mutant(
+        promise="No oversell",
+        name="units of orders that are taken at a glance are counted",
+        file=DECIDE,
+        text="SET confirmed = p.confirmed + s.total, version = p.version + 1",
+        instead="SET version = p.version + 1",
+        tests=(
+            "tests/test_fulfilment.py::test_ten_units_and_two_simultaneous_orders_for_eight_confirm_exactly_one",
             "tests/test_fulfilment.py::test_five_hundred_buyers_get_a_hundred_units",
         ),
     ),

@@ -168,7 +168,7 @@ MUTANTS: Final = (
         file="shop/web/parsing.py",
         text="len(order.items) <= max_lines\n",
         instead="True\n",
-        tests=("tests/test_parsing.py::test_of_too_many_lines_none_is_looked_into",),
+        tests=("tests/test_parsing.py::test_an_order_has_from_one_to_the_most_allowed_items",),
     ),
     Mutant(
         promise="A PostgreSQL that went back",
