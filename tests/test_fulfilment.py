@@ -1,5 +1,6 @@
 """What becomes of orders: with one worker, with many at once, and after each kind of interruption."""
 
+import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -152,9 +153,26 @@ def test_opposite_lock_orders_end_without_deadlock(client: "redis.Redis") -> Non
 
 
 @pytest.mark.usefixtures("locks")
-def test_the_same_order_given_to_many_workers_counts_once(client: "redis.Redis") -> None:
+def test_the_same_order_given_to_many_workers_counts_once(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None decides before all have reserved, or met the first one's lock; then one decides after the other."""
     sku = a_sku(stock=100)
     (order,) = accepted(client, an_order((sku, 7)))
+    decide, all_have_reserved, turn = books.decide, threading.Barrier(8), threading.Lock()
+    reserved: set[int] = set()
+
+    def wait_for_all(point: str) -> None:
+        if point == "worker.after_reserve" and threading.get_ident() not in reserved:
+            reserved.add(threading.get_ident())
+            all_have_reserved.wait(timeout=10)
+
+    def decide_in_turn(questions: list[Question], **options: str) -> object:
+        with turn:
+            return decide(questions, **options)
+
+    monkeypatch.setattr(fulfilment, "reach", wait_for_all)
+    monkeypatch.setattr(books, "decide", decide_in_turn)
 
     at_once(*(lambda: fulfil([order], client=client) for _ in range(8)))
 

@@ -364,10 +364,12 @@ def test_an_order_that_meets_a_lock_is_busy_and_never_short(client: "redis.Redis
 def test_reserve_shares_a_lock_within_one_call_and_serves_the_first_order_first(
     client: "redis.Redis",
 ) -> None:
-    queued(client, "a", "b")
+    queued(client, "a", "b", "c")
     client.set("estoque:x", 10)
 
-    assert reserve(client, ("a", "x", 8), ("b", "x", 8)) == [["reserved", "x"], ["short"]]
+    replies = reserve(client, ("a", "x", 8), ("b", "x", 8), ("c", "x", 2))
+
+    assert replies == [["reserved", "x"], ["short"], ["reserved"]]
     assert client.get(keys.lock("x")) == "a"
 
 
@@ -381,14 +383,18 @@ def test_reserve_gives_each_order_of_one_call_what_those_before_it_left(client: 
     assert client.mget("estoque:x", "estoque:y") == ["1", "0"]
 
 
+#: Lines of an order, of which a thousand have more counters than Lua hands over at once.
+LINES = "vwxyz"
+
+
 def test_a_call_takes_as_many_orders_as_its_header_says(client: "redis.Redis") -> None:
     many = [f"order-{n}" for n in range(1_000)]
-    skus = [f"{order}-{line}" for order in many for line in "xyz"]
+    skus = [f"{order}-{line}" for order in many for line in LINES]
     client.mset({f"estoque:{sku}": 1 for sku in skus})
 
     accepted = accept_together(client, *((order, order, "f") for order in many), limit=1_000)
     reserved = reserve(
-        client, *((order, f"{order}-x", 1, f"{order}-y", 1, f"{order}-z", 1) for order in many)
+        client, *((order, *(part for line in LINES for part in (f"{order}-{line}", 1))) for order in many)
     )
     locks = [
         part

@@ -153,7 +153,18 @@ MUTANTS: Final = (
         instead="FOR NO KEY UPDATE OF p\n    )",
         tests=(
             "tests/test_fulfilment.py::test_an_order_whose_row_somebody_holds_waits_alone",
+            "tests/test_books.py::test_a_row_that_somebody_holds_blocks_its_own_orders_alone",
+        ),
+    ),
+    Mutant(
+        promise="A product row that another",
+        name="an order that misses a row is not rejected",
+        file=DECIDE,
+        text="verdict := 'blocked';",
+        instead="verdict := 'rejected';",
+        tests=(
             "tests/test_books.py::test_calls_over_the_same_skus_in_any_order_do_not_block_each_other",
+            "tests/test_books.py::test_a_row_that_somebody_holds_blocks_its_own_orders_alone",
         ),
     ),
     Mutant(
