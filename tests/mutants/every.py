@@ -20,7 +20,13 @@ LISTED: Final = tuple(
 )
 
 #: Those that left their test green once. They are tried with every `make test`.
-PINNED: Final = ()
+PINNED: Final = (
+    "PostgreSQL's constraint keeps a movement from what is confirmed",
+    "who waits looks again when it may have missed something",
+    "a call that did not insert all its orders takes nothing at a glance",
+    "orders of one call share a lock",
+    "counters are written by the thousand",
+)
 
 #: How many others `make test` tries.
 SAMPLE: Final = 3
