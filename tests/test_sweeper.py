@@ -5,6 +5,7 @@ import time
 import uuid
 from datetime import timedelta
 
+import msgspec
 import pytest
 import redis
 from django.utils import timezone
@@ -129,6 +130,15 @@ def test_a_parked_order_is_not_enqueued_again(client: "redis.Redis") -> None:
 
     assert sweeper.enqueue_due(client, now_ms()) == 1
     assert waiting(client) == [lost.id]
+
+
+def test_orders_that_wait_behind_garbage_are_not_enqueued_again(client: "redis.Redis") -> None:
+    head = an_order((a_sku(), 1))
+    (later,) = accepted(client, msgspec.structs.replace(an_order((a_sku(), 1)), accepted_at_ms=now_ms() + 1))
+    client.rpush(keys.ORDER_QUEUE, queue.fulfil_message(later), queue.fulfil_message(head), "no message")
+    overdue(client, later)
+
+    assert sweeper.enqueue_due(client, now_ms()) == 0
 
 
 def test_an_order_that_a_worker_has_in_hand_is_not_enqueued_again(client: "redis.Redis") -> None:

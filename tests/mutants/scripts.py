@@ -220,13 +220,6 @@ MUTANTS: Final = (
         is_slow=True,
     ),
     Mutant(
-        name="each sweep counts on in PostgreSQL's history",
-        file="shop/sql/tick.sql",
-        text="ticks = shop_history.ticks + 1",
-        instead="ticks = shop_history.ticks",
-        tests=("tests/test_continuity.py::test_a_postgresql_that_goes_on_is_followed",),
-    ),
-    Mutant(
         name="a sale is in the ledger",
         file="shop/migrations/0006_decide.sql",
         text="WHERE intents[l.place] IN ('take', 'book') AND outcomes[l.place] = 'confirmed';",
