@@ -107,7 +107,8 @@ def test_what_its_test_does_not_notice_is_found_and_so_is_what_is_no_program(
     [
         ('<failure message="AssertionError: 1"/>', "red"),
         ("", "green"),
-        ('<error message="ImportError"/>', "broken"),
+        ('<error message="failed on setup with ImportError"/>', "broken"),
+        ('<error message="failed on teardown with assert 1 == 0"/>', "red"),
         ('<failure message="NameError: x"/>', "broken"),
     ],
 )

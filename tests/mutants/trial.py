@@ -122,17 +122,24 @@ def judged(mutant: Mutant, results: str) -> tuple[str, str] | None:
         named = [case for case in cases if _is_of(case, test)]
         if not named:
             return None
-        errors = [
-            found.get("message", "") + (found.text or "") for case in named for found in case.iter("error")
-        ]
-        if errors:
-            return "broken", f"{test} could not run: {errors[0][:600]}"
-        failures = [found for case in named for found in case.iter("failure")]
+        found = [result for case in named for result in case if result.tag in {"failure", "error"}]
+        failures = [result for result in found if result.tag == "failure" or _is_of_its_end(result)]
+        if errors := [_told(result) for result in found if result not in failures]:
+            return "broken", f"{test} could not run: {errors[0]}"
         if not failures:
             return "green", f"{test} does not notice"
-        if all(NO_PROGRAM.search(found.get("message", "")) for found in failures):
-            return "broken", f"{test}: {failures[0].get('message', '')[:600]}"
+        if all(NO_PROGRAM.search(result.get("message", "")) for result in failures):
+            return "broken", f"{test}: {_told(failures[0])}"
     return "red", ""
+
+
+def _is_of_its_end(error: ElementTree.Element) -> bool:
+    """Whether a test's fixture found something wrong when the test was over: that is noticed, too."""
+    return error.get("message", "").startswith("failed on teardown")
+
+
+def _told(result: ElementTree.Element) -> str:
+    return result.get("message", "")[:600]
 
 
 def _is_of(case: ElementTree.Element, test: str) -> bool:
