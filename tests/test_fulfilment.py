@@ -173,9 +173,11 @@ def test_the_same_order_given_to_many_workers_counts_once(
 
     monkeypatch.setattr(fulfilment, "reach", wait_for_all)
     monkeypatch.setattr(books, "decide", decide_in_turn)
+    rules = fulfilment.Rules(max_attempts=100)
 
-    at_once(*(lambda: fulfil([order], client=client) for _ in range(8)))
+    ends = at_once(*(lambda: fulfil([order], client=client, rules=rules) for _ in range(8)))
 
+    assert ends == [{order.id: Status.CONFIRMED}] * 8
     assert status_in_books(order) == "confirmed"
     assert free_in_redis(client, sku) == 93
     assert_at_rest(client)

@@ -95,6 +95,15 @@ MUTANTS: Final = (
         instead="",
         tests=(
             "tests/test_fulfilment.py::test_an_order_that_shared_the_batches_of_one_that_kills_workers_makes_its_last_attempt_alone",
+        ),
+    ),
+    Mutant(
+        promise="An order that kills its workers",
+        name="an order that has used its attempts is given up",
+        file="shop/lua/reserve.lua",
+        text="then return {'exhausted'} end",
+        instead="then return {'held'} end",
+        tests=(
             "tests/test_other_releases.py::test_an_order_that_kills_every_process_that_takes_it_is_given_up_and_its_neighbours_are_not",
         ),
         is_slow=True,
