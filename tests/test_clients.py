@@ -97,6 +97,15 @@ def test_a_revoked_key_ends_within_five_seconds(system: System, redis_forgets: b
     assert time.monotonic() - revoked_at < 5
 
 
+def test_a_revoked_key_that_redis_forgot_opens_nothing(system: System) -> None:
+    name = f"client-{uuid.uuid4().hex[:8]}"
+    key = clients.create_key(name, ["orders"])
+    clients.revoke_keys(name)
+    clients.redis_client().delete(keys.api_key(clients.digest(key)))
+
+    assert system.send("GET", "/api/v1/products", api_key=key).status == 401
+
+
 def test_a_key_that_redis_forgot_is_found_in_the_books(system: System) -> None:
     key = clients.create_key(f"client-{uuid.uuid4().hex[:8]}", ["orders"])
     clients.redis_client().delete(keys.api_key(clients.digest(key)))
