@@ -303,8 +303,8 @@ MUTANTS: Final = (
         promise="Two releases share",
         name="what a later release adds to a message is passed over",
         file="shop/domain.py",
-        text="class Order(msgspec.Struct, frozen=True, kw_only=True):",
-        instead="class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):",
+        text="class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False):",
+        instead="class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):",
         tests=("tests/test_releases.py::test_a_message_of_the_neighbouring_release_is_an_order",),
     ),
     Mutant(
