@@ -6,10 +6,14 @@ UV ?= $(BIN)/uv
 COMPILE := $(UV) pip compile --quiet --no-cache --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench chaos model mutants test browser lint format lock audit clean
+.PHONY: help setup up demo bench chaos model mutants test test-all tests lint-in-one-piece browser lint format lock audit clean
+
+# Tests wait a lot, so there are more processes than cores. Bytecode is kept, whatever the environment says: each of the many
+# processes that tests start would compile our packages anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses 5 --dist loadfile --no-loadscope-reorder
 
 help:  ## List what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED)  ## Create .venv with everything in requirements-dev.lock
 
@@ -42,8 +46,23 @@ model: $(INSTALLED)  ## Search all that may happen in a model of the protocol (n
 mutants: $(INSTALLED)  ## Take out one guard after the other; the test of each must turn red: ONLY=WORD
 	@exec $(BIN)/python -m tests.mutants $(if $(ONLY),--only $(ONLY))
 
-test: lint  ## Linters, type checker, import contracts and every test against real servers
-	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+test: $(INSTALLED)  ## Linters, type checker, import contracts and every test but those that only add depth
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going lint-in-one-piece tests
+
+test-all: $(INSTALLED)  ## All of that with depth, all mutants, the whole model (needs spin) and a long chaos: before a release
+	$(MAKE) --no-print-directory lint
+	$(PYTEST)
+	$(MAKE) --no-print-directory mutants
+	$(MAKE) --no-print-directory model
+	$(MAKE) --no-print-directory chaos
+
+tests:
+	$(PYTEST) -m "not depth"
+
+# Beside the tests, whose output goes on meanwhile.
+lint-in-one-piece:
+	@said=$$($(MAKE) --no-print-directory lint 2>&1) && echo "$$said" \
+		|| { echo "$$said"; echo "make lint FAILED: see above"; exit 1; }
 
 browser: $(INSTALLED)  ## The browser tests alone (needs Chromium, as does their share of `make test`)
 	$(BIN)/pytest tests/browser

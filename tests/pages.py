@@ -172,7 +172,7 @@ def _is_known(name: str) -> bool:
 
 def faults_of_command(command: str) -> Iterator[str]:
     """Targets of make, commands of manage.py and their options that do not exist."""
-    for words in re.findall(r"\bmake ((?:[A-Za-z_]+=\S+ +)*[a-z]+\b(?: [A-Z]+=)?)", command):
+    for words in re.findall(r"\bmake ((?:[A-Za-z_]+=\S+ +)*[a-z]+(?:-[a-z]+)*\b(?: [A-Z]+=)?)", command):
         for word in words.split():
             variable = word.partition("=")[0]
             if not re.search(rf"^{word}:|\({variable}\)|\b{variable}=", _text("Makefile"), re.MULTILINE):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from tests.nursery import nursery
 from workers.ports import free_port
 from workers.processes import Child, Part
 
@@ -41,6 +42,14 @@ def frozen(*pids: int) -> Iterator[None]:
                 os.kill(pid, signal.SIGCONT)
 
 
+def manage(*arguments: str, folder: Path, env: Mapping[str, str]) -> int:
+    """Run a command of `manage.py`, which writes its log into the folder; the exit status as a shell has it."""
+    name = f"manage-{uuid.uuid4().hex[:6]}"
+    argv = [sys.executable, "-m", "manage", *arguments]
+    command = Child(Part(name=name, argv=argv, log=folder / f"{name}.log", env=env), run=nursery().run)
+    return command.exit_status
+
+
 class System:
     """Web, worker and scheduler; each can be left out, stopped, killed and started again."""
 
@@ -66,8 +75,9 @@ class System:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # At once: to stop well takes Celery seconds, and is what tests do that are about it.
         for name in list(self._children):
-            self.stop(name)
+            self.kill(name)
 
     def start(self, *names: str, **env: str) -> Self:
         """Start these of `web`, `worker`, `scheduler` (all without names) and wait until they are ready."""
@@ -83,7 +93,7 @@ class System:
                 is_ready=is_ready,
                 grace_s=15,
             )
-            self._children[name] = Child(part)
+            self._children[name] = Child(part, run=nursery().run)
             started.append(self._children[name])
         for child in started:
             child.wait_ready()

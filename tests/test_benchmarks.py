@@ -195,6 +195,7 @@ def test_a_run_tells_what_was_refused(bench: Bench) -> None:
     assert bench.found.wrong == ["noop, nothing: 7 answers 400"]
 
 
+@pytest.mark.depth  # of how a baseline is looked through; the one above asks the same of Celery doing nothing
 def test_the_textbook_fulfils_an_order_and_wrong_stock_is_noticed(tmp_path: Path) -> None:
     tmp_path.chmod(0o711)
     with Textbook(tmp_path / "textbook") as system:

@@ -1,10 +1,7 @@
 """An order's way, interrupted at each fail point: whoever dies, fails, dawdles or freezes there, the end is exact."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -39,7 +36,7 @@ from tests.failing import (
     placed,
     started_again,
 )
-from tests.running import Answer, System
+from tests.running import Answer, System, manage
 
 IN_THE_WORKER = [
     "worker.received",
@@ -65,6 +62,7 @@ def system(tmp_path_factory: pytest.TempPathFactory, points: FailPoints) -> Iter
     redis_client().flushdb()
     env = {"FAIL_POINTS": str(points.folder)}
     with System(tmp_path_factory.mktemp("interrupted"), env=env) as running:
+        running.worker_app = "tests.hasty_worker"
         yield running.start()
 
 
@@ -213,7 +211,7 @@ def test_workers_that_are_taken_for_dead_and_wake_up_change_nothing(
 ) -> None:
     skus = [on_sale(10) for _ in range(3)]
 
-    orders = frozen(system, points, *skus, ms=5500)
+    orders = frozen(system, points, *skus, ms=8500)
     for order in orders:
         # As if the time for which nobody heard of it were over: another worker gets it.
         redis_client().zadd("unacked_index", {order.id: 1}, xx=True)
@@ -333,16 +331,13 @@ def test_a_catalogue_whose_load_is_interrupted_is_loaded_whole_by_the_next_one(
 ) -> None:
     sku = a_sku(stock=None)
     (file := tmp_path / "catalogue.csv").write_text(f"sku,name,price,stock\n{sku},A product,2.50,10\n")
-    command = [sys.executable, "manage.py", "load_catalogue", str(file)]
 
     with points.armed(point, action):
-        code = subprocess.run(
-            command, env=os.environ | system.env, check=False, capture_output=True
-        ).returncode
+        code = manage("load_catalogue", str(file), folder=tmp_path, env=system.env)
     in_books = list(Product.objects.filter(sku=sku).values_list("on_sale", flat=True))
     call_command("load_catalogue", str(file), stdout=StringIO(), stderr=StringIO())
 
-    assert (code, in_books) == (-signal.SIGKILL if action == "kill" else 1, loaded)
+    assert (code, in_books) == (128 + signal.SIGKILL if action == "kill" else 1, loaded)
     assert ends(system, placed(system, sku, 8)) == ["confirmed"]
     assert_left(sku, 2)
 

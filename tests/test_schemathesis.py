@@ -12,13 +12,15 @@ from tests.builders import a_sku
 from tests.running import System
 
 
-def run_against(system: System, folder: Path, mode: str, *more: str) -> subprocess.CompletedProcess[str]:
+def run_against(
+    system: System, folder: Path, mode: str, *more: str, examples: int = 5
+) -> subprocess.CompletedProcess[str]:
     """A run of schemathesis with every check it has; the same requests each time."""
     sku = a_sku(stock=1_000_000)
     order = system.end_of(system.place((sku, 1)).body["id"]).body
     argv = [str(Path(sys.executable).parent / "schemathesis"), "run", *more, "--url", system.url]
     argv += ["--header", f"Authorization: Bearer {system.api_key}", "--mode", mode, "--checks", "all"]
-    argv += ["--phases", "examples,coverage,fuzzing", "--max-examples", "25", "--no-shrink"]
+    argv += ["--phases", "examples,coverage,fuzzing", "--max-examples", str(examples), "--no-shrink"]
     argv += ["--generation-deterministic", "--suppress-health-check", "all", "--no-color"]
     env = os.environ | {
         "SCHEMATHESIS_HOOKS": "tests.schemathesis_hooks",
@@ -30,9 +32,12 @@ def run_against(system: System, folder: Path, mode: str, *more: str) -> subproce
     return subprocess.run(argv, env=env, cwd=folder, capture_output=True, text=True, timeout=150, check=False)
 
 
+@pytest.mark.parametrize("examples", [5, pytest.param(25, marks=pytest.mark.depth)])
 @pytest.mark.parametrize("mode", ["positive", "negative"])
-def test_the_api_does_what_its_document_says(system: System, tmp_path: Path, mode: str) -> None:
-    done = run_against(system, tmp_path, mode, f"{system.url}/api/openapi.json")
+def test_the_api_does_what_its_document_says(
+    system: System, tmp_path: Path, mode: str, examples: int
+) -> None:
+    done = run_against(system, tmp_path, mode, f"{system.url}/api/openapi.json", examples=examples)
 
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 

@@ -36,10 +36,11 @@ from workers.proc import descendants
 
 @pytest.fixture
 def crew(tmp_path: "os.PathLike[str]", client: "redis.Redis") -> Iterator[System]:
-    """A system of this test alone; the sweeper looks after orders sooner than by default."""
+    """A system of this test alone; what died, and what was lost, is found sooner than by default."""
     from pathlib import Path
 
     with System(Path(tmp_path), env={"SWEEP_AFTER_MS": "2000"}) as system:
+        system.worker_app = "tests.hasty_worker"
         yield system.start("web")
 
 
@@ -104,6 +105,7 @@ def test_a_worker_frozen_for_longer_than_its_locks_live_oversells_nothing(crew: 
     thawed.start()
 
     other = System(crew.folder, env=crew.env)
+    other.worker_app = crew.worker_app
     with other:
         other.start("worker", "scheduler")
         statuses = [crew.end_of(order_id).body["status"] for order_id in ids]

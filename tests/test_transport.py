@@ -132,11 +132,14 @@ def test_a_message_on_its_way_to_a_worker_that_dies_is_kept(
         assert client.llen(FIRST) + client.hlen("unacked") == kept
 
 
-def test_killed_workers_leave_nothing_undone(client: "redis.Redis", tmp_path: Path) -> None:
-    errands, diary, in_hand = send_many(1_500, "takes a while"), Diary(tmp_path), []
+@pytest.mark.parametrize(("kills", "count"), [(3, 400), pytest.param(10, 1_500, marks=pytest.mark.depth)])
+def test_killed_workers_leave_nothing_undone(
+    client: "redis.Redis", tmp_path: Path, kills: int, count: int
+) -> None:
+    errands, diary, in_hand = send_many(count, "takes a while"), Diary(tmp_path), []
     in_haste = {"limits": {"BATCH_MESSAGES": 16}, "broker_transport_options": SOON_OVERDUE}
 
-    for kill in range(10):
+    for kill in range(kills):
         with Worker(tmp_path, **in_haste) as worker:
             goal = len(set(diary.page("done"))) + 30 + 13 * kill
             wait_until(lambda goal=goal: len(set(diary.page("done"))) >= goal, what=f"{goal} errands done")
@@ -281,9 +284,8 @@ def test_a_worker_of_a_redis_that_is_full_says_so_in_a_line(
     client: "redis.Redis", tmp_path: Path, redis_server: RedisServer
 ) -> None:
     with Worker(tmp_path, broker_transport_options=SOON_OVERDUE) as worker:
-        errands = send_many(
-            120, "goes alone and takes a while"
-        )  # more than it may have in hand, so it asks for none
+        # More than it may have in hand, so it asks for none.
+        errands = send_many(80, "goes alone and takes a while")
         wait_until(lambda: worker.diary.page("done"), what="the first one")
         with redis_full(client, redis_server, []):
             wait_until(
@@ -306,10 +308,11 @@ def test_a_broker_that_is_away_is_looked_for_each_second_however_long() -> None:
     assert waits_s == [1, 1, 1]
 
 
-def test_a_worker_s_loop_has_no_more_to_do_after_a_thousand_connections_than_after_one() -> None:
+@pytest.mark.parametrize("connections", [50, pytest.param(1000, marks=pytest.mark.depth)])
+def test_a_worker_s_loop_has_no_more_to_do_after_many_connections_than_after_one(connections: int) -> None:
     with an_event_loop() as hub:
         counts = set()
-        for _ in range(1000):
+        for _ in range(connections):
             with order_workers.connection_for_read().ensure_connection() as connection:
                 connection.transport.register_with_event_loop(connection.connection, hub)
                 counts.add(len(hub.on_tick))

