@@ -80,8 +80,15 @@ def wait_in(page: "Page", condition: Callable[[], bool], *, timeout_s: float = 1
     raise AssertionError(f"did not come true within {timeout_s} s")
 
 
-@pytest.mark.parametrize("window", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("scheme", "window"),
+    [
+        pytest.param("light", PHONE, id="light-phone"),
+        pytest.param("dark", DESKTOP, id="dark-desktop"),
+        pytest.param("light", DESKTOP, id="light-desktop", marks=pytest.mark.depth),
+        pytest.param("dark", PHONE, id="dark-phone", marks=pytest.mark.depth),
+    ],
+)
 def test_during_a_sale_numbers_and_charts_move_and_nobody_meets_a_barrier(
     opened: Opening, system: System, window: dict[str, object], scheme: str
 ) -> None:
