@@ -110,9 +110,9 @@ def _remembered(client: TextRedis) -> Iterator[list[Remembered]]:
                 pipe.zscore(keys.CANCELLATIONS, name.removeprefix(keys.order("")))
             found = pipe.execute()
         yield [
-            _order(*record, asked_at)
-            for record, asked_at in zip(found[::2], found[1::2], strict=True)
-            if all(record[:2])
+            _order(document, status, reason, asked_at)
+            for (document, status, reason), asked_at in zip(found[::2], found[1::2], strict=True)
+            if document and status
         ]
 
 
