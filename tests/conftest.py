@@ -21,7 +21,7 @@ from django.core.management import call_command
 from django.db import connections
 from xdist.scheduler import LoadScopeScheduling
 
-from tests import depth, nursery, programs
+from tests import depth, preloaded, programs
 from tests.running import System
 from workers.embedded import PostgresServer, RedisServer
 from workers.processes import run_to_end
@@ -166,7 +166,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def pytest_unconfigure() -> None:
     """Also after Ctrl-C."""
-    nursery.close()
+    preloaded.close()
     _servers.close()
 
 

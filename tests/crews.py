@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from tests.builders import wait_until
 from tests.errands import Diary, app, send, some
-from tests.nursery import nursery
+from tests.preloaded import preloaded
 from workers.processes import Child, Part
 
 #: In what time a small test's errands are done; Celery's pool may need 5 s to notice a process that died.
@@ -41,7 +41,7 @@ class Worker:
         )
 
     def __enter__(self) -> Self:
-        self.child = Child(self._part, run=nursery().run)
+        self.child = Child(self._part, run=preloaded().run)
         try:
             self.child.wait_ready()
         except BaseException:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tests.nursery import nursery
+from tests.preloaded import preloaded
 from workers.ports import free_port
 from workers.processes import Child, Part
 
@@ -46,7 +46,7 @@ def manage(*arguments: str, folder: Path, env: Mapping[str, str]) -> int:
     """Run a command of `manage.py`, which writes its log into the folder; the exit status as a shell has it."""
     name = f"manage-{uuid.uuid4().hex[:6]}"
     argv = [sys.executable, "-m", "manage", *arguments]
-    command = Child(Part(name=name, argv=argv, log=folder / f"{name}.log", env=env), run=nursery().run)
+    command = Child(Part(name=name, argv=argv, log=folder / f"{name}.log", env=env), run=preloaded().run)
     return command.exit_status
 
 
@@ -93,7 +93,7 @@ class System:
                 is_ready=is_ready,
                 grace_s=15,
             )
-            self._children[name] = Child(part, run=nursery().run)
+            self._children[name] = Child(part, run=preloaded().run)
             started.append(self._children[name])
         for child in started:
             child.wait_ready()

@@ -21,7 +21,7 @@ import pytest
 from shop import keys, queue
 from shop.stores import redis_client
 from tests.builders import a_sku, an_order, wait_until
-from tests.nursery import nursery
+from tests.preloaded import preloaded
 from tests.running import System
 from workers.ports import free_port
 from workers.processes import Child, Part
@@ -85,7 +85,7 @@ def running_flower(folder: Path, *options: str, **env: str) -> Iterator[Flower]:
         env={"FLOWER_BASIC_AUTH": "operator:secret", "PYTHONPATH": os.getcwd(), **env},
         is_ready=lambda: running.get("/healthcheck")[0] == 200,
     )
-    child = Child(part, run=nursery().run)
+    child = Child(part, run=preloaded().run)
     try:
         child.wait_ready()
         yield running

@@ -1,4 +1,4 @@
-"""Programs that a nursery starts are what they are when they are started from nothing, only sooner."""
+"""Programs that a preloaded process starts are what they are when they are started from nothing, only sooner."""
 
 import json
 import os
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.builders import wait_until
-from tests.nursery import nursery
+from tests.preloaded import preloaded
 from workers.processes import Child, Part, spawn
 
 RUNS = pytest.mark.parametrize(
-    "run", [spawn, lambda *how: nursery().run(*how)], ids=["from nothing", "from a nursery"]
+    "run", [spawn, lambda *how: preloaded().run(*how)], ids=["from nothing", "from a preloaded process"]
 )
 
 TELL = """

@@ -1,9 +1,9 @@
 """Processes that have imported what our programs import before they become one: a start takes a fifth of the time.
 
-    python -m tests.nursery SOCKET
+    python -m tests.preloaded SOCKET
 
-A nursery is a process with one thread. For each request it forks, and the fork becomes the program that the request names,
-as with `python -m`. Only libraries are imported beforehand, none of our own packages: those read settings as they are
+A preloaded process has one thread. For each request it forks, and the fork becomes the program that the request names, as
+with `python -m`. Only libraries are imported beforehand, none of our own packages: those read settings as they are
 imported. Tests of the start itself start programs from nothing: `tests/test_up.py`, `tests/test_supervisor.py`.
 """
 
@@ -85,12 +85,12 @@ LIBRARIES: Final = (
 MESSAGE_BYTES_MAX: Final = 200_000
 
 
-class Born:
-    """A process of a nursery, as `workers.processes.Process` has it."""
+class Forked:
+    """A process that was forked, as `workers.processes.Process` has it."""
 
-    def __init__(self, pid: int, nursery: "Nursery") -> None:
+    def __init__(self, pid: int, preloaded: "Preloaded") -> None:
         self.pid = pid
-        self._nursery = nursery
+        self._preloaded = preloaded
         self._ending: int | None = None
 
     @property
@@ -102,7 +102,7 @@ class Born:
     def poll(self) -> int | None:
         """How it ended, None while it runs."""
         if self._ending is None:
-            self._ending = self._nursery.ending_of(self.pid)
+            self._ending = self._preloaded.ending_of(self.pid)
         return self._ending
 
     def wait(self) -> int:
@@ -117,26 +117,26 @@ class Born:
             os.kill(self.pid, sig)
 
 
-class Nursery:
+class Preloaded:
     """Starts programs of ours, from any thread. They end with it, and it with the process that has started it."""
 
     def __init__(self) -> None:
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        argv = [sys.executable, "-m", "tests.nursery", str(theirs.fileno())]
-        part = Part(name="nursery", argv=argv, log=None, env={"PYTHONPATH": os.getcwd()})
+        argv = [sys.executable, "-m", "tests.preloaded", str(theirs.fileno())]
+        part = Part(name="preloaded", argv=argv, log=None, env={"PYTHONPATH": os.getcwd()})
         with theirs:
             self._child = Child(part, run=lambda *how: spawn(*how[:-1], [theirs.fileno()]))
         self._lock = threading.Lock()
 
     def run(
         self, part: Part, env: Mapping[str, str], log: IO[bytes] | None, keep_open: Sequence[int]
-    ) -> Born:
+    ) -> Forked:
         """Run a part whose program is `python -m MODULE ...`, as `workers.processes.spawn` does."""
         python, option, *argv = part.argv
         assert (python, option, part.user, part.cwd, part.niceness) == (sys.executable, "-m", None, None, 0)
         assert log
         request = {"argv": argv, "env": dict(env), "signal": int(part.orphan_signal), "keep": [*keep_open]}
-        return Born(self._asked(request, [log.fileno(), *keep_open]), self)
+        return Forked(self._asked(request, [log.fileno(), *keep_open]), self)
 
     def ending_of(self, pid: int) -> int | None:
         """As `subprocess.Popen.poll`."""
@@ -155,20 +155,20 @@ class Nursery:
 
 
 @cache
-def nursery() -> Nursery:
-    """The nursery of this process of tests, from its first use until the tests end."""
-    return Nursery()
+def preloaded() -> Preloaded:
+    """The preloaded process of this process of tests, from its first use until the tests end."""
+    return Preloaded()
 
 
 def close() -> None:
-    """End the nursery, where there is one."""
-    if nursery.cache_info().currsize:
-        nursery().close()
-        nursery.cache_clear()
+    """End the preloaded process, where there is one."""
+    if preloaded.cache_info().currsize:
+        preloaded().close()
+        preloaded.cache_clear()
 
 
-def raise_one(theirs: socket.socket) -> Sequence[str] | None:
-    """Answer requests. In each process that is asked for this returns what it is to run; in the nursery None, at the end."""
+def serve(theirs: socket.socket) -> Sequence[str] | None:
+    """Answer requests. In each fork this returns what it is to run; in the preloaded process itself None, at the end."""
     while True:
         raw, files, _, _ = socket.recv_fds(theirs, MESSAGE_BYTES_MAX, 16)
         if not raw:
@@ -182,7 +182,7 @@ def raise_one(theirs: socket.socket) -> Sequence[str] | None:
             answer = os.fork()
             if not answer:
                 theirs.close()
-                grow_up(request, files, parent)
+                become(request, files, parent)
                 argv: Sequence[str] = request["argv"]
                 return argv
         for file in files:
@@ -190,7 +190,7 @@ def raise_one(theirs: socket.socket) -> Sequence[str] | None:
         theirs.send(json.dumps(answer).encode())
 
 
-def grow_up(request: Mapping[str, Any], files: Sequence[int], parent: int) -> None:
+def become(request: Mapping[str, Any], files: Sequence[int], parent: int) -> None:
     """Become what a program finds itself as after `workers.processes.spawn`."""
     os.setsid()
     end_with(parent, request["signal"])
@@ -208,12 +208,12 @@ def grow_up(request: Mapping[str, Any], files: Sequence[int], parent: int) -> No
 
 
 def main(socket_number: str) -> None:
-    """Be a nursery, or a process that has left one."""
+    """Be a preloaded process, or a process that it forked."""
     for name in LIBRARIES:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
-    argv = raise_one(socket.socket(fileno=int(socket_number)))
+    argv = serve(socket.socket(fileno=int(socket_number)))
     if argv:
         sys.argv[:] = argv
         gc.unfreeze()
