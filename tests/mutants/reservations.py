@@ -60,6 +60,7 @@ MUTANTS: Final = (
         tests=(
             "tests/test_fulfilment.py::test_a_counter_that_is_missing_or_garbage_stops_no_order_and_is_written_over",
             "tests/test_fulfilment.py::test_a_redis_that_went_back_under_a_worker_shows_what_postgresql_has",
+            "tests/test_fulfilment.py::test_whatever_redis_loses_under_a_worker_the_books_stay_exact",
             "tests/test_reconciliation.py::test_counters_that_vanish_while_orders_flow_cost_no_unit",
         ),
     ),
