@@ -18,7 +18,8 @@ class Mutant:
     `name`: what holds because of the text that is replaced. `promise`: the beginning of the promise in ARCHITECTURE's table
     that this guards; '' where it guards a line that the table does not name. `file`: from the project's root. `text`: what
     stands there once. `instead`: what is put in its place. `tests`: as pytest names them; of each, one case must fail.
-    `is_slow`: they need more than a few seconds, so the sample of `make test` leaves this one out.
+    `is_slow`: they need more than a few seconds, so the sample of `make test` leaves this one out. `by_fixture`: what they
+    look at happens in a fixture, which may notice first.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Mutant:
     tests: tuple[str, ...]
     promise: str = ""
     is_slow: bool = False
+    by_fixture: bool = False
 
     def mutated(self, root: Path = ROOT) -> str:
         """The file's text with the guard out. Raises `NoLongerApplies`."""

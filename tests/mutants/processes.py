@@ -12,7 +12,7 @@ MUTANTS: Final = (
         text="in_company = Rules(lock_wait_s=0, is_alone=False)",
         instead="in_company = Rules(is_alone=False)",
         tests=(
-            "tests/test_parking.py::test_a_thousand_orders_of_a_sku_that_is_not_to_be_had_delay_no_other",
+            "tests/test_parking.py::test_a_thousand_orders_of_a_sku_that_is_not_to_be_had_delay_no_other[lock_taken]",
         ),
         is_slow=True,
     ),
@@ -118,6 +118,7 @@ MUTANTS: Final = (
             "tests/test_watchdog.py::test_a_loop_without_end_is_ended_though_it_hears_no_sigterm_and_leaves_its_stack",
         ),
         is_slow=True,
+        by_fixture=True,
     ),
     Mutant(
         promise="A process that lives and does nothing",
@@ -129,6 +130,7 @@ MUTANTS: Final = (
             "tests/test_watchdog.py::test_a_loop_without_end_is_ended_though_it_hears_no_sigterm_and_leaves_its_stack",
         ),
         is_slow=True,
+        by_fixture=True,
     ),
     Mutant(
         promise="No process is replaced",
@@ -138,6 +140,7 @@ MUTANTS: Final = (
         instead="now - self._looked_at",
         tests=("tests/test_watchdog.py::test_a_parent_that_stood_still_itself_forgives_its_processes",),
         is_slow=True,
+        by_fixture=True,
     ),
     Mutant(
         promise="No process is replaced",
@@ -149,6 +152,7 @@ MUTANTS: Final = (
             "tests/test_watchdog.py::test_a_process_may_be_silent_until_it_has_begun_and_once_it_says_that_it_stops",
         ),
         is_slow=True,
+        by_fixture=True,
     ),
     Mutant(
         promise="No process is replaced",

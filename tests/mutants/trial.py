@@ -123,7 +123,7 @@ def judged(mutant: Mutant, results: str) -> tuple[str, str] | None:
         if not named:
             return None
         found = [result for case in named for result in case if result.tag in {"failure", "error"}]
-        failures = [result for result in found if result.tag == "failure" or _is_of_its_end(result)]
+        failures = [result for result in found if result.tag == "failure" or _is_of_a_fixture(result, mutant)]
         if errors := [_told(result) for result in found if result not in failures]:
             return "broken", f"{test} could not run: {errors[0]}"
         if not failures:
@@ -133,9 +133,10 @@ def judged(mutant: Mutant, results: str) -> tuple[str, str] | None:
     return "red", ""
 
 
-def _is_of_its_end(error: ElementTree.Element) -> bool:
-    """Whether a test's fixture found something wrong when the test was over: that is noticed, too."""
-    return error.get("message", "").startswith("failed on teardown")
+def _is_of_a_fixture(error: ElementTree.Element, mutant: Mutant) -> bool:
+    """Whether a fixture noticed it: after the test, or before it where all happens there."""
+    told = error.get("message", "")
+    return told.startswith("failed on teardown") or (mutant.by_fixture and "AssertionError" in told)
 
 
 def _told(result: ElementTree.Element) -> str:
