@@ -251,7 +251,7 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "no movement of an earlier epoch is published",
         "settle.lua",
-        "if ARGV[5] ~= '' and ARGV[5] ~= epoch then",
+        "if ARGV[3] ~= '' and ARGV[3] ~= epoch then",
         "if false then",
         partial(
             test_continuity.test_what_one_wrote_that_went_back_since_is_not_published_by_a_process_that_froze,

@@ -160,7 +160,7 @@ def test_a_movement_whose_process_died_before_redis_heard_is_published_by_the_sw
 ) -> None:
     sku = a_sku(stock=10)
     stock.refresh(redis_client(), [sku])
-    rows("move", request=str(uuid.uuid4()), client="c", sku=sku, delta=5, reason="delivery")
+    rows("move", request=str(uuid.uuid4()), client="c", sku=sku, delta=5, reason="delivery", followed="")
     before = free_in_redis(redis_client(), sku)
     Product.objects.filter(sku=sku).update(changed_at=timezone.now() - timedelta(seconds=5))
 
@@ -201,7 +201,7 @@ def test_a_movement_whose_process_died_is_finished_by_its_next_copy(
     request = intake.derived_id("stock movement", owner, key)
     stock.refresh(redis_client(), [sku])
     if died == "after the books":
-        rows("move", request=request, client=owner, sku=sku, delta=delta, reason="delivery")
+        rows("move", request=request, client=owner, sku=sku, delta=delta, reason="delivery", followed="")
 
     path = f"/api/v1/products/{quote(sku)}/stock-movements"
     body = {"delta": delta, "reason": "delivery"}
