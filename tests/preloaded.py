@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import runpy
 import socket
 import sys
@@ -136,6 +137,7 @@ class Preloaded:
         assert (python, option, part.user, part.cwd, part.niceness) == (sys.executable, "-m", None, None, 0)
         assert log
         request = {"argv": argv, "env": dict(env), "signal": int(part.orphan_signal), "keep": [*keep_open]}
+        request["open_files"] = resource.getrlimit(resource.RLIMIT_NOFILE)
         return Forked(self._asked(request, [log.fileno(), *keep_open]), self)
 
     def ending_of(self, pid: int) -> int | None:
@@ -200,6 +202,7 @@ def become(request: Mapping[str, Any], files: Sequence[int], parent: int) -> Non
         os.dup2(got, wanted)
     for file in {*files} - {1, 2, *request["keep"]}:
         os.close(file)
+    resource.setrlimit(resource.RLIMIT_NOFILE, request["open_files"])
     os.environ.clear()
     os.environ.update(request["env"])
     sys.path[1:1] = [

@@ -62,7 +62,6 @@ def system(tmp_path_factory: pytest.TempPathFactory, points: FailPoints) -> Iter
     redis_client().flushdb()
     env = {"FAIL_POINTS": str(points.folder)}
     with System(tmp_path_factory.mktemp("interrupted"), env=env) as running:
-        running.worker_app = "tests.hasty_worker"
         yield running.start()
 
 
@@ -211,7 +210,7 @@ def test_workers_that_are_taken_for_dead_and_wake_up_change_nothing(
 ) -> None:
     skus = [on_sale(10) for _ in range(3)]
 
-    orders = frozen(system, points, *skus, ms=8500)
+    orders = frozen(system, points, *skus, ms=5500)
     for order in orders:
         # As if the time for which nobody heard of it were over: another worker gets it.
         redis_client().zadd("unacked_index", {order.id: 1}, xx=True)
