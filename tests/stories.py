@@ -14,7 +14,15 @@ from shop.domain import Order
 from shop.fulfilment import Rules, cancel, fulfil, settle_again
 from shop.models import StockMovement
 from shop.stores import StoreUnavailable, sql
-from tests.builders import a_sku, accepted, an_order, free_in_redis, status_in_books, status_in_redis
+from tests.builders import (
+    a_sku,
+    accepted,
+    an_order,
+    free_in_redis,
+    fulfilled,
+    status_in_books,
+    status_in_redis,
+)
 from tests.interleaving import Story, Work
 
 LOCKS, NO_LOCKS = Rules(), Rules(lock_ttl_ms=0)
@@ -36,8 +44,8 @@ def now_ms(later_s: int = 0) -> int:
 
 
 def fulfilling(order: Order, rules: Rules = NO_LOCKS) -> Work:
-    """A worker has the order's message."""
-    return lambda client: fulfil([order], client=client, rules=rules)
+    """A worker has the order's message, and has it again where it met a lock or a row."""
+    return lambda client: fulfilled([order], client=client, rules=rules)
 
 
 def cancelling(order: Order) -> Work:
@@ -109,7 +117,7 @@ def one_decision_settled_twice(client: "redis.Redis") -> Story:
     def settling(client: "redis.Redis") -> None:
         settle_again(order.id, client=client)
 
-    return Story(works=[settling, settling], orders=[order], ends=[("confirmed",)])
+    return Story(works=[settling, settling], orders=[order], ends=[("confirmed",)], switches=3)
 
 
 def given_up_but_alive(client: "redis.Redis") -> Story:
@@ -131,7 +139,7 @@ def without_postgresql_for_a_moment(client: "redis.Redis", rules: Rules) -> Stor
 
     def failing(client: "redis.Redis") -> None:
         with connection.execute_wrapper(away), pytest.raises(StoreUnavailable):
-            fulfil([first], client=client, rules=rules)
+            fulfilled([first], client=client, rules=rules)
 
     return Story(
         works=[failing, fulfilling(second, rules)],
@@ -148,6 +156,9 @@ def a_lock_that_ran_out(client: "redis.Redis") -> Story:
     (order,) = accepted(client, an_order((sku, 8)))
     held: list[str | None] = []
 
+    def at_first(client: "redis.Redis") -> None:
+        fulfil([order], client=client)
+
     def taking_the_lock(client: "redis.Redis") -> None:
         client.set(keys.lock(sku), "the next holder", px=4_000)
 
@@ -159,7 +170,7 @@ def a_lock_that_ran_out(client: "redis.Redis") -> Story:
         assert held == ["the next holder"]
 
     return Story(
-        works=[fulfilling(order, LOCKS), taking_the_lock],
+        works=[at_first, taking_the_lock],
         orders=[order],
         afterwards=afterwards,
         ends=[("confirmed",)],
@@ -309,7 +320,7 @@ def taken_over_from_one_that_died(client: "redis.Redis") -> Story:
     first, second = orders = accepted(client, an_order((sku, 8)), an_order((sku, 8)))
     died(client, first, decided=False)
     works = [fulfilling(first), fulfilling(second)]
-    return Story(works=works, orders=orders, ends=[("confirmed", "rejected")])
+    return Story(works=works, orders=orders, ends=[("confirmed", "rejected")], switches=2)
 
 
 def lost_while_sold(client: "redis.Redis") -> Story:
