@@ -177,6 +177,14 @@ def _migrated_database() -> Iterator[None]:
     connections.close_all()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _redis_of_its_own() -> None:
+    """Each module begins with an empty Redis: what another one left there may be of a PostgreSQL that went back."""
+    from shop.stores import redis_client
+
+    redis_client().flushdb()
+
+
 @pytest.fixture
 def client() -> "redis.Redis":
     """Redis, empty at first."""
@@ -198,10 +206,7 @@ def locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator["System"]:
-    """Web, worker and scheduler, running on an empty Redis, shared by the tests of a module."""
-    from shop.stores import redis_client
-
-    redis_client().flushdb()
+    """Web, worker and scheduler, shared by the tests of a module."""
     with System(tmp_path_factory.mktemp("system")) as running:
         yield running.start()
 
