@@ -129,6 +129,7 @@ def test_a_movement_that_did_not_reach_redis_is_explained_and_mended(client: "re
         sku=sku,
         delta=5,
         reason="delivery",
+        followed="",
     )
 
     told = about(reconciliation.reconcile(client), sku)

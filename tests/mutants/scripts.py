@@ -54,8 +54,8 @@ MUTANTS: Final = (
     Mutant(
         name="reserving counts an attempt",
         file="shop/lua/reserve.lua",
-        text="'attempts', attempts + 1, 'call', nonce)",
-        instead="'attempts', attempts, 'call', nonce)",
+        text="'attempts', before[id] + 1, 'call', nonce)",
+        instead="'attempts', before[id], 'call', nonce)",
         tests=(
             "tests/test_lua.py::test_reserve_counts_no_attempt_when_it_is_asked_again_because_its_answer_was_lost",
         ),
@@ -168,9 +168,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="another server's history is no continuation",
-        file="shop/lua/follow.lua",
-        text="(lineage ~= ARGV[1] or",
-        instead="(false or",
+        file="shop/migrations/0006_decide_in_postgresql.py",
+        text=" AND split_part(followed, ' ', 1) = shop_lineage() || ':' || branch",
+        instead="",
         tests=(
             "tests/test_continuity.py::test_another_timeline_is_no_continuation_however_far_it_has_counted",
         ),

@@ -42,8 +42,8 @@ MUTANTS: Final = (
         promise="A PostgreSQL that went back",
         name="what Redis remembers is booked again",
         file="shop/recovery.py",
-        text="if each.status is not Status.QUEUED:\n                _book(each, done)",
-        instead="pass",
+        text="if each.status is not Status.QUEUED:\n                yield each",
+        instead="if False:\n                yield each",
         tests=(
             "tests/test_backup.py::test_what_redis_remembers_is_in_the_books_again_when_postgresql_comes_from_a_backup",
         ),
@@ -53,8 +53,8 @@ MUTANTS: Final = (
         promise="Redis shows the order",
         name="a recovery tells Redis what PostgreSQL knows better",
         file="shop/recovery.py",
-        text="fulfilment.settle_again(each.order.id, client=client)",
-        instead="pass",
+        text="(Status.CONFIRMED, Status.CANCELLED):\n            fulfilment.settle_again(each.order.id, client=client)",
+        instead="(Status.CONFIRMED, Status.CANCELLED):\n            pass",
         tests=("tests/test_backup.py::test_redis_follows_a_postgresql_that_knows_more",),
         is_slow=True,
     ),
@@ -82,8 +82,8 @@ MUTANTS: Final = (
         promise="Every 202 ends",
         name="an order in hand is not enqueued again",
         file="shop/sweeper.py",
-        text="if not fetched_at and (",
-        instead="if (",
+        text="is_elsewhere = elsewhere[0] or (",
+        instead="is_elsewhere = (",
         tests=("tests/test_sweeper.py::test_an_order_that_a_worker_has_in_hand_is_not_enqueued_again",),
     ),
     Mutant(
@@ -127,5 +127,15 @@ MUTANTS: Final = (
         text="if pauses.is_paused(client, Part.FULFILMENT):",
         instead="if False:",
         tests=("tests/test_pauses.py::test_the_sweeper_enqueues_nothing_while_fulfilment_is_paused",),
+    ),
+    Mutant(
+        promise="A stock movement that was answered",
+        name="what a PostgreSQL that went back has lost is named",
+        file="shop/recovery.py",
+        text='log.warning("lost with the old PostgreSQL, and entered again", what=str(asked))',
+        instead="pass",
+        tests=(
+            "tests/test_continuity.py::test_a_delivery_that_postgresql_lost_is_named_and_entered_again_before_the_orders_that_live_on_it",
+        ),
     ),
 )
