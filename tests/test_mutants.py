@@ -1,12 +1,17 @@
 """The list of mutants: each guard stands where the list says, no promise is without one, and some are tried each time."""
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from tests import test_architecture, test_controls, test_transport
 from tests.mutants import __main__ as command
 from tests.mutants.every import LISTED, PINNED, all_mutants, sample
 from tests.mutants.mutant import ROOT, Mutant, NoLongerApplies
-from tests.mutants.trial import judged, try_out
+from tests.mutants.trial import end_programs_in, judged, try_out
 
 MUTANTS = all_mutants()
 #: Tests that no small replacement turns red, and why.
@@ -123,6 +128,13 @@ def test_a_test_that_did_not_run_is_not_red() -> None:
     results = '<suite><testcase classname="tests.test_a" name="test_c"><failure/></testcase></suite>'
 
     assert judged(a_mutant("a", "b", "tests/test_a.py::test_b"), results) is None
+
+
+def test_what_a_test_leaves_running_in_its_copy_is_killed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], cwd=tmp_path) as left:
+        end_programs_in(tmp_path)
+
+        assert left.wait(timeout=10) == -signal.SIGKILL
 
 
 def test_the_sample_is_the_same_for_one_commit_and_has_those_that_were_green_once() -> None:

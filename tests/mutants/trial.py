@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -67,7 +68,10 @@ def try_out(mutant: Mutant) -> Tried:
         copy = Path(folder) / "project"
         _copy_to(copy)
         (copy / mutant.file).write_text(mutated)
-        verdict, why = _verdict(mutant, copy, Path(folder) / "results.xml")
+        try:
+            verdict, why = _verdict(mutant, copy, Path(folder) / "results.xml")
+        finally:
+            end_programs_in(Path(folder))
     return Tried(mutant=mutant, verdict=verdict, why=why, seconds=time.monotonic() - began)
 
 
@@ -113,6 +117,14 @@ def _end(tests: "subprocess.Popen[str]") -> None:
         tests.communicate(timeout=20)
     except subprocess.TimeoutExpired:
         tests.kill()
+
+
+def end_programs_in(folder: Path) -> None:
+    """Kill what still runs in the folder: without its guard a test may leave a program behind that spins for ever."""
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):  # it has ended meanwhile, or is somebody else's
+            if link.readlink().is_relative_to(folder):
+                os.kill(int(link.parent.name), signal.SIGKILL)
 
 
 def judged(mutant: Mutant, results: str) -> tuple[str, str] | None:
