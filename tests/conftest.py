@@ -206,7 +206,10 @@ def locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator["System"]:
-    """Web, worker and scheduler, shared by the tests of a module."""
+    """Web, worker and scheduler, running on an empty Redis, shared by the tests of a module."""
+    from shop.stores import redis_client
+
+    redis_client().flushdb()
     with System(tmp_path_factory.mktemp("system")) as running:
         yield running.start()
 

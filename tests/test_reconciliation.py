@@ -194,7 +194,7 @@ def test_a_lock_that_never_expires_and_an_order_that_never_ends_are_told(client:
 
 def test_a_lock_that_lives_for_longer_than_ours_is_told(client: "redis.Redis") -> None:
     sku, ours = a_sku(), a_sku()
-    client.set(keys.lock(sku), "somebody", px=90_000)
+    client.set(keys.lock(sku), "somebody", px=90_400)
     client.set(keys.lock(ours), "an order", px=keys.LOCK_TTL_MS)
 
     told = " ".join(str(difference) for difference in reconciliation.reconcile(client).differences)

@@ -8,9 +8,9 @@
 --      between looks, 6 a lot (0 to 1: 0 draws the oldest; a fifth of it is taken off a wait), then what is over since the last call
 -- REPLY 1 where anything is parked, else 0
 local call = redis.call
+call('ZREM', KEYS[2], '')  -- opens a full Redis: Note [Memory of Redis]
 for at = 7, #ARGV do call('ZADD', KEYS[2], 'XX', 0, ARGV[at]) end
 local now, looks = tonumber(ARGV[1]), call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', 0, ARGV[3])
-if #looks > 0 then call('ZREM', KEYS[2], '') end  -- opens a full Redis: Note [Memory of Redis]
 for at = 1, #looks, 2 do
   local awaited, line = looks[at], 'parked:' .. looks[at]
   local first, last = 0, ARGV[2] - 1
