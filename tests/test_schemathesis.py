@@ -29,7 +29,7 @@ def run_against(
         "SCHEMATHESIS_ORDER_ID": order["id"],
         "PYTHONPATH": os.getcwd(),
     }
-    return subprocess.run(argv, env=env, cwd=folder, capture_output=True, text=True, timeout=150, check=False)
+    return subprocess.run(argv, env=env, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.parametrize("examples", [5, pytest.param(25, marks=pytest.mark.depth)])

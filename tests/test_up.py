@@ -173,7 +173,7 @@ def test_orders_go_on_after_a_part_was_killed(up: Up, part: str) -> None:
     killed = up.status["pids"][part][0]
 
     os.kill(killed, signal.SIGKILL)
-    wait_until(lambda: up.status["pids"][part][0] != killed, what=f"another {part}")
+    wait_until(lambda: up.status["pids"][part][0] != killed, timeout_s=90, what=f"another {part}")
 
     assert up.outcome(up.order("MUG-001")) == "confirmed"
     wait_until(lambda: part in {*up.counted("ended"), "redis", "postgres"}, what="what Prometheus is told")

@@ -356,6 +356,7 @@ def test_whoever_waits_hears_of_what_was_settled_while_nobody_listened(
     (order,) = accepted(client, an_order(("A", 1)))
 
     async def story() -> tuple[OrderState | None, float]:
+        await results.find(order.id, "shop")  # from now on Redis has the script, and a look is one call
         looks = script_calls(client)
         waiting = asyncio.create_task(results.wait(order.id, "shop", 4))
         await asyncio.to_thread(wait_until, lambda: script_calls(client) > looks, what="its first look")
