@@ -9,15 +9,17 @@ from itertools import accumulate
 from typing import Any
 
 import msgspec
-from django.db import DataError, IntegrityError, OperationalError
-from psycopg.errors import SerializationFailure
+from django.db import DatabaseError, DataError, IntegrityError
+from psycopg.errors import UniqueViolation
 
 from shop.domain import Order, Reason, Status
-from shop.stores import RowHeld, rows, store_faults
+from shop.stores import RowHeld, StoreUnavailable, rows, store_faults
 from workers.fail_points import reach
 
 _json = msgspec.json.Encoder()
 
+#: The constraint by which an order is there once.
+IDENTITY = "shop_orderidentity_pkey"
 #: How often orders are asked about that another call decides at the same moment.
 DECIDE_TRIES = 3
 #: A decision holds rows for milliseconds. Whoever holds one for longer is not waited for.
@@ -122,11 +124,17 @@ def _asked(parameters: dict[str, object]) -> list[tuple[Any, ...]]:
         try:
             return rows("decide", are_new=tries_left == DECIDE_TRIES - 1, **parameters)
         except (IntegrityError, DataError) as error:
-            raise Refused(str(error)) from error
-        except OperationalError as error:
-            if not tries_left or not isinstance(error.__cause__, SerializationFailure):
-                raise
+            if not _has_met_another(error):
+                raise Refused(str(error)) from error
+            if not tries_left:
+                raise StoreUnavailable(f"PostgreSQL: {error}") from error
     raise AssertionError("the last try returns or raises")
+
+
+def _has_met_another(error: DatabaseError) -> bool:
+    """Whether an order had been decided that was taken for new."""
+    violated = error.__cause__
+    return isinstance(violated, UniqueViolation) and violated.diag.constraint_name == IDENTITY
 
 
 def _outcome(

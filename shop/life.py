@@ -15,7 +15,7 @@ from django.db.models import Q
 from shop import keys
 from shop.domain import Line, Order, Reason, Status
 from shop.models import Order as OrderRow
-from shop.models import OrderLine, StockMovement
+from shop.models import OrderLine, StockMovement, with_ids
 from shop.stores import StoreUnavailable, TextRedis, store_faults
 
 BOOKS, REDIS = "PostgreSQL", "Redis"
@@ -114,7 +114,7 @@ def of(order_id: str, client: TextRedis) -> Life | None:
     except StoreUnavailable:
         is_away = True
     with store_faults():
-        row = OrderRow.objects.filter(pk=order_id).first()
+        row = with_ids(OrderRow.objects.all(), [order_id]).first()
         if row is None and record is None:
             return None
         movements = _movements(row) if row else []

@@ -4,6 +4,7 @@ PostgreSQL decides: an order is what its row says, and no counter can be overdra
 """
 
 import uuid
+from collections.abc import Iterable
 from typing import ClassVar
 
 from django.contrib.postgres.fields import ArrayField
@@ -55,6 +56,9 @@ class Product(models.Model):
 class Order(models.Model):
     """An order that has ended. Orders still queued live in Redis only.
 
+    Django needs one column that tells rows apart. In PostgreSQL the primary key is (accepted_at, id), as a table partitioned
+    by time needs it, and no index begins with the id: orders are found by it through `OrderIdentity` (`with_ids`).
+
     `updated_at`: when its present status was decided. `decided_at`: of a cancelled order, when it was confirmed; None for
     one that was cancelled while it was queued.
     """
@@ -66,7 +70,7 @@ class Order(models.Model):
     reference = models.CharField(max_length=TEXT_MAX_LENGTH, null=True)
     fingerprint = models.CharField(max_length=32)
     reason = models.JSONField(null=True)
-    accepted_at = models.DateTimeField(db_index=True)
+    accepted_at = models.DateTimeField()
     updated_at = models.DateTimeField(db_default=Now())
     decided_at = models.DateTimeField(null=True)
 
@@ -85,6 +89,27 @@ class Order(models.Model):
 
     def __str__(self) -> str:
         return str(self.id)
+
+
+class OrderIdentity(models.Model):
+    """That an order is there, once: of two who write it, this table's primary key lets one.
+
+    Small, and never partitioned: orders themselves may be moved away by time, and their ids stay taken.
+    """
+
+    id = models.UUIDField(primary_key=True)
+    fingerprint = models.CharField(max_length=32)
+    accepted_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+def with_ids(orders: models.QuerySet[Order], ids: Iterable[object]) -> models.QuerySet[Order]:
+    """Those of these orders that have one of the ids."""
+    wanted = list(ids)
+    moments = OrderIdentity.objects.filter(pk__in=wanted).values("accepted_at")
+    return orders.filter(accepted_at__in=moments, pk__in=wanted)
 
 
 class OrderLine(models.Model):
@@ -134,14 +159,23 @@ class StockMovement(models.Model):
             # An order's movements are found by when it was decided: by its id would be an entry for each line.
             BrinIndex(fields=["created_at"], autosummarize=True, name="movement_by_time"),
         ]
-        constraints: ClassVar = [
-            models.UniqueConstraint(
-                fields=["request"], condition=models.Q(request__isnull=False), name="movement_request_once"
-            )
-        ]
 
     def __str__(self) -> str:
         return f"{self.delta:+d} {self.sku} ({self.kind})"
+
+
+class MovementRequest(models.Model):
+    """That a movement was made for a request, once: of two who write it, this table's primary key lets one.
+
+    Small, as `OrderIdentity` is, so that movements themselves may be moved away by time.
+    """
+
+    request = models.UUIDField(primary_key=True)
+    movement_id = models.BigIntegerField()
+    created_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return str(self.request)
 
 
 class PauseChange(models.Model):

@@ -9,7 +9,17 @@ from typing import Final
 
 from django.db import models
 
-from shop.models import ApiKey, History, Order, OrderLine, PauseChange, Product, StockMovement
+from shop.models import (
+    ApiKey,
+    History,
+    MovementRequest,
+    Order,
+    OrderIdentity,
+    OrderLine,
+    PauseChange,
+    Product,
+    StockMovement,
+)
 from shop.redis_permissions import Process
 from shop.stores import rows
 
@@ -21,18 +31,22 @@ _WRITES: Final = "SELECT, INSERT, UPDATE"
 NEEDED: Final[Mapping[Process, Mapping[type[models.Model], str]]] = {
     Process.WEB: {
         Order: _READS,
+        OrderIdentity: _READS,
         OrderLine: _READS,
         Product: "SELECT, UPDATE",
         StockMovement: _ADDS,
+        MovementRequest: _ADDS,
         ApiKey: _READS,
         PauseChange: _ADDS,
         History: _READS,
     },
     Process.WORKER: {
         Order: _WRITES,
+        OrderIdentity: _ADDS,
         OrderLine: _ADDS,
         Product: _WRITES,
         StockMovement: _ADDS,
+        MovementRequest: _ADDS,
         ApiKey: _READS,
         History: _WRITES,
     },

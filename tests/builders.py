@@ -47,7 +47,8 @@ def wipe_books() -> None:
     """Leave nothing in PostgreSQL: neither products nor orders nor movements."""
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE shop_stockmovement DISABLE TRIGGER USER")
-        cursor.execute("TRUNCATE shop_order, shop_orderline, shop_product, shop_stockmovement")
+        cursor.execute("TRUNCATE shop_order, shop_orderidentity, shop_orderline, shop_product")
+        cursor.execute("TRUNCATE shop_stockmovement, shop_movementrequest")
         cursor.execute("ALTER TABLE shop_stockmovement ENABLE TRIGGER USER")
 
 

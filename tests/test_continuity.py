@@ -47,9 +47,11 @@ def goes_back(order: Order, *deliveries: Movement) -> None:
         cursor.execute("DELETE FROM shop_stockmovement WHERE order_id = %s", [order.id])
         for delivery in deliveries:
             cursor.execute("DELETE FROM shop_stockmovement WHERE request = %s", [delivery.id])
+            cursor.execute("DELETE FROM shop_movementrequest WHERE request = %s", [delivery.id])
         cursor.execute("ALTER TABLE shop_stockmovement ENABLE TRIGGER USER")
         cursor.execute("DELETE FROM shop_orderline WHERE order_id = %s", [order.id])
         cursor.execute("DELETE FROM shop_order WHERE id = %s", [order.id])
+        cursor.execute("DELETE FROM shop_orderidentity WHERE id = %s", [order.id])
     Product.objects.filter(sku__in=order.skus).update(confirmed=0, version=1)
     for delivery in deliveries:
         Product.objects.filter(sku=delivery.sku).update(on_sale=F("on_sale") - delivery.delta)

@@ -20,7 +20,7 @@ from shop.admin.listing import PAGE, OperatorAdmin
 from shop.cancellation import Cancellation, request_cancel
 from shop.domain import Status
 from shop.life import Event, Life
-from shop.models import ORDER_TEXTS, Order, StockMovement
+from shop.models import ORDER_TEXTS, Order, StockMovement, with_ids
 from shop.stores import StoreUnavailable, web_thread_redis
 
 #: So many of the newest orders are looked through for a customer.
@@ -175,7 +175,7 @@ def _called(queryset: QuerySet[Any], term: str, limit: int) -> list[Any]:
     newest = queryset.values_list("pk", "customer", "reference")[:NEWEST]
     keys = [pk for pk, *texts in newest if term in texts][:limit]
     if len(keys) == limit:
-        return list(queryset.filter(pk__in=keys).order_by())
+        return list(with_ids(queryset, keys).order_by())
     # The index is of orders that have either, which PostgreSQL does not conclude by itself.
     has_texts = Q(customer__isnull=False) | Q(reference__isnull=False)
     called = queryset.alias(texts=ORDER_TEXTS).filter(has_texts, texts__contains=[term])
@@ -186,7 +186,7 @@ def _of_sku(queryset: QuerySet[Any], sku: str) -> list[Any]:
     """Orders that a SKU was sold to lately."""
     sales = StockMovement.objects.filter(sku=sku, kind=StockMovement.Kind.SALE).order_by("-id")
     sold = list(sales.values_list("order_id", flat=True)[:SALES_LOOKED_AT])
-    return list(queryset.filter(pk__in=sold).order_by()) if sold else []
+    return list(with_ids(queryset, sold).order_by()) if sold else []
 
 
 def _order_id(text: str) -> uuid.UUID | None:

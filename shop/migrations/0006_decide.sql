@@ -15,7 +15,8 @@
 -- Result, per order: outcome (a status, `blocked`, `again`), since when (Unix ms), reason, fingerprint of the row, blocking SKU.
 -- Per SKU: version and free units, NULL for one that does not exist.
 -- `followed`: which PostgreSQL, and how far, Redis follows ('' = it does not know). Raises 55000 where this is not its
--- continuation (`shop.continuity`), and 40001 where one of the orders has been decided after all: call again, without `are_new`.
+-- continuation (`shop.continuity`). An order has one row in `shop_orderidentity`: 23505, of its primary key, where one of the
+-- orders has been decided after all: call again, without `are_new`.
 CREATE OR REPLACE FUNCTION shop_decide(
     ids uuid[], clients text[], intents text[], customers text[], refs text[], given_prints text[], given_reasons jsonb[],
     accepted_ms bigint[], line_ends int[],
@@ -30,8 +31,7 @@ DECLARE
     is_sold boolean[];
     orders int := coalesce(array_length(ids, 1), 0);
     first int := 1;
-    inserted int;
-    ended int := 0;
+    has_ended boolean := false;
     verdict text;
     place int;
     locked int;
@@ -54,17 +54,15 @@ BEGIN
     IF are_new AND locked = to_lock AND is_enough AND 'take' = ALL (intents) THEN
         outcomes := array_fill('confirmed'::text, ARRAY[orders]);
         blocking := array_fill(NULL::text, ARRAY[orders]);
+        INSERT INTO shop_orderidentity (id, fingerprint, accepted_at)
+        SELECT o.id, o.fingerprint, to_timestamp(o.accepted_ms / 1000.0)
+        FROM unnest(ids, prints, accepted_ms) AS o (id, fingerprint, accepted_ms)
+        ORDER BY o.id;  -- so that copies that write the same orders wait for each other in one order
         INSERT INTO shop_order (id, client, status, customer, reference, fingerprint, accepted_at, updated_at)
         SELECT o.id, o.client, 'confirmed', o.customer, o.reference, o.fingerprint,
                to_timestamp(o.accepted_ms / 1000.0), to_timestamp(ended_ms / 1000.0)
         FROM unnest(ids, clients, customers, refs, prints, accepted_ms)
-             AS o (id, client, customer, reference, fingerprint, accepted_ms)
-        ORDER BY o.id  -- so that copies that write the same orders wait for each other in one order
-        ON CONFLICT (id) DO NOTHING;
-        GET DIAGNOSTICS inserted = ROW_COUNT;
-        IF inserted < orders THEN
-            RAISE EXCEPTION 'an order has been decided before' USING ERRCODE = 'serialization_failure';
-        END IF;
+             AS o (id, client, customer, reference, fingerprint, accepted_ms);
         INSERT INTO shop_orderline (order_id, position, sku, quantity)
         SELECT ids[l.place], l.position, l.sku, l.units
         FROM unnest(line_orders, line_positions, line_skus, line_units) AS l (place, position, sku, units);
@@ -101,7 +99,8 @@ BEGIN
     -- After the locks: a call that decided one of these orders before has committed by now, or its rows were not to be had.
     FOR r IN
         SELECT o.place, s.status, s.reason, s.fingerprint, s.updated_at
-        FROM unnest(ids) WITH ORDINALITY AS o (id, place) JOIN shop_order AS s ON s.id = o.id
+        FROM unnest(ids) WITH ORDINALITY AS o (id, place) JOIN shop_orderidentity AS i ON i.id = o.id
+             JOIN shop_order AS s ON s.accepted_at = i.accepted_at AND s.id = i.id
     LOOP
         outcomes[r.place] := r.status;
         since_ms[r.place] := round(extract(epoch FROM r.updated_at) * 1000);
@@ -152,25 +151,24 @@ BEGIN
             outcomes[at] := verdict;
         END IF;
         IF intents[at] <> 'known' AND outcomes[at] NOT IN ('blocked', 'again') THEN
-            ended := ended + 1;
+            has_ended := true;
         END IF;
         first := line_ends[at] + 1;
     END LOOP;
-    IF ended = 0 THEN
+    IF NOT has_ended THEN
         RETURN;
     END IF;
+    INSERT INTO shop_orderidentity (id, fingerprint, accepted_at)
+    SELECT o.id, o.fingerprint, to_timestamp(o.accepted_ms / 1000.0)
+    FROM unnest(ids, outcomes, intents, prints, accepted_ms) AS o (id, outcome, intent, fingerprint, accepted_ms)
+    WHERE o.intent <> 'known' AND o.outcome NOT IN ('blocked', 'again')
+    ORDER BY o.id;
     INSERT INTO shop_order (id, client, status, customer, reference, fingerprint, reason, accepted_at, updated_at)
     SELECT o.id, o.client, o.outcome, o.customer, o.reference, o.fingerprint, o.reason,
            to_timestamp(o.accepted_ms / 1000.0), to_timestamp(ended_ms / 1000.0)
     FROM unnest(ids, clients, outcomes, intents, customers, refs, prints, reasons, accepted_ms)
          AS o (id, client, outcome, intent, customer, reference, fingerprint, reason, accepted_ms)
-    WHERE o.intent <> 'known' AND o.outcome NOT IN ('blocked', 'again')
-    ORDER BY o.id
-    ON CONFLICT (id) DO NOTHING;
-    GET DIAGNOSTICS inserted = ROW_COUNT;
-    IF inserted < ended THEN
-        RAISE EXCEPTION 'another call has decided an order meanwhile' USING ERRCODE = 'serialization_failure';
-    END IF;
+    WHERE o.intent <> 'known' AND o.outcome NOT IN ('blocked', 'again');
     INSERT INTO shop_orderline (order_id, position, sku, quantity)
     SELECT ids[l.place], l.position, l.sku, l.units
     FROM unnest(line_orders, line_positions, line_skus, line_units) AS l (place, position, sku, units)

@@ -1,4 +1,7 @@
-"""PostgreSQL decides orders by a function of its own, and no order names a reservation in Redis any more."""
+"""PostgreSQL decides orders by a function of its own, and no order names a reservation in Redis any more.
+
+That an order, or a movement that was asked for, is there once is up to small tables of their own.
+"""
 
 from importlib.resources import files
 from typing import ClassVar
@@ -25,9 +28,19 @@ CREATE FUNCTION shop_continues(followed text) RETURNS boolean LANGUAGE sql STABL
 $$
 """
 
+IDENTITIES = """
+INSERT INTO shop_orderidentity (id, fingerprint, accepted_at) SELECT id, fingerprint, accepted_at FROM shop_order;
+INSERT INTO shop_movementrequest (request, movement_id, created_at)
+    SELECT request, id, created_at FROM shop_stockmovement WHERE request IS NOT NULL;
+"""
+
+#: The key that a table must have which is partitioned by time. It also serves whoever reads orders by time.
+BY_TIME = "ALTER TABLE shop_order DROP CONSTRAINT shop_order_pkey, ADD CONSTRAINT shop_order_pkey PRIMARY KEY (accepted_at, id)"
+BY_ID = "ALTER TABLE shop_order DROP CONSTRAINT shop_order_pkey, ADD CONSTRAINT shop_order_pkey PRIMARY KEY (id)"
+
 
 class Migration(migrations.Migration):
-    """Make the function; drop the column."""
+    """Make the function and the small tables, which get what there is; drop the column."""
 
     beside_previous_release = "all processes of the release before are stopped first (docs/upgrade.md)"
     dependencies: ClassVar = [("shop", "0005_search_by_staff")]
@@ -43,6 +56,26 @@ class Migration(migrations.Migration):
                 ("ticks", models.BigIntegerField(db_default=0)),
             ],
         ),
+        migrations.CreateModel(
+            "OrderIdentity",
+            [
+                ("id", models.UUIDField(primary_key=True, serialize=False)),
+                ("fingerprint", models.CharField(max_length=32)),
+                ("accepted_at", models.DateTimeField()),
+            ],
+        ),
+        migrations.CreateModel(
+            "MovementRequest",
+            [
+                ("request", models.UUIDField(primary_key=True, serialize=False)),
+                ("movement_id", models.BigIntegerField()),
+                ("created_at", models.DateTimeField()),
+            ],
+        ),
+        migrations.RunSQL(IDENTITIES, migrations.RunSQL.noop),
+        migrations.RemoveConstraint("stockmovement", "movement_request_once"),
+        migrations.AlterField("order", "accepted_at", models.DateTimeField()),
+        migrations.RunSQL(BY_TIME, BY_ID),
         migrations.RunSQL(LINEAGE, "DROP FUNCTION shop_lineage"),
         migrations.RunSQL(CONTINUES, "DROP FUNCTION shop_continues"),
         migrations.RunSQL(
