@@ -5,7 +5,7 @@ PostgreSQL decides: an order is what its row says, and no counter can be overdra
 
 import uuid
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import BrinIndex, GinIndex
@@ -105,7 +105,7 @@ class OrderIdentity(models.Model):
         return str(self.id)
 
 
-def with_ids(orders: models.QuerySet[Order], ids: Iterable[object]) -> models.QuerySet[Order]:
+def with_ids(orders: models.QuerySet[Order], ids: Iterable[Any]) -> models.QuerySet[Order]:
     """Those of these orders that have one of the ids."""
     wanted = list(ids)
     moments = OrderIdentity.objects.filter(pk__in=wanted).values("accepted_at")

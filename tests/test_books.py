@@ -10,7 +10,8 @@ from django.db import DatabaseError, IntegrityError, connection, transaction
 from shop import books
 from shop.books import Blocked, Intent, Question, Recorded, Refused, Stock
 from shop.domain import LineShortage, Order, Reason, ReasonCode, Status
-from shop.models import OrderLine, Product, StockMovement
+from shop.models import Order as OrderRow
+from shop.models import OrderIdentity, OrderLine, Product, StockMovement
 from shop.stores import RowHeld
 from tests.builders import a_sku, an_order, at_once, row_held, somebody_waits_for_us, wait_until
 
@@ -71,6 +72,24 @@ def test_the_first_row_of_an_order_stands_and_the_second_writer_learns_it() -> N
 
     assert decide(order, intent=Intent.FAILED) == [first]
     assert decide(order) == [first]
+    assert Product.objects.get(sku=sku).confirmed == 3
+
+
+def test_a_copy_that_was_accepted_later_finds_the_order_that_is_there() -> None:
+    sku = a_sku(stock=10)
+    order = an_order((sku, 3))
+    (first,) = decide(order)
+    copies = [
+        msgspec.structs.replace(order, accepted_at_ms=order.accepted_at_ms + later)
+        for later in (1, 86_400_000)
+    ]
+
+    found = [decide(copy, intent=intent) for copy in copies for intent in (Intent.TAKE, Intent.FAILED)]
+
+    assert found == [[first]] * 4
+    assert (
+        OrderRow.objects.filter(id=order.id).count() == OrderIdentity.objects.filter(id=order.id).count() == 1
+    )
     assert Product.objects.get(sku=sku).confirmed == 3
 
 
@@ -173,10 +192,13 @@ def test_of_many_who_decide_one_order_at_once_all_learn_one_end() -> None:
 
 @pytest.mark.parametrize("beside", [Intent.TAKE, Intent.CANCELLED])
 def test_a_row_that_another_call_writes_at_the_same_moment_is_the_order_s_end(beside: Intent) -> None:
-    """Neither finds the row of the other; `beside`: what else the call decides, all at a glance or one by one."""
+    """Neither finds the row of the other, and nothing but the id tells that it is one order: a copy was accepted later, as
+    when Redis has forgotten it. `beside`: what else the call decides, all at a glance or one by one.
+    """
     sku = a_sku(stock=10)
     order, neighbour = an_order((sku, 3)), an_order((sku, 1))
-    questions = [Question(order=order, intent=Intent.TAKE), Question(order=neighbour, intent=beside)]
+    copy = msgspec.structs.replace(order, accepted_at_ms=order.accepted_at_ms + 1)
+    questions = [Question(order=copy, intent=Intent.TAKE), Question(order=neighbour, intent=beside)]
     decided: list[object] = []
     late = Thread(target=lambda: decided.extend(at_once(lambda: books.decide(questions))))
 

@@ -143,8 +143,8 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "a cancellation replaces no rejection",
         "cancel.sql",
-        "AND status = 'confirmed' FOR NO KEY",
-        "AND status IN ('confirmed', 'rejected') FOR NO KEY",
+        "AND o.status = 'confirmed' FOR NO KEY",
+        "AND o.status IN ('confirmed', 'rejected') FOR NO KEY",
         test_books.test_cancelling_what_is_not_there_or_was_rejected_changes_nothing,
     ),
     (
@@ -289,8 +289,8 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "units are taken for rows alone that this call inserted",
         "decide",
-        "IF inserted < ended THEN",
-        "IF false THEN",
+        "ORDER BY o.id;\n",
+        "ORDER BY o.id ON CONFLICT DO NOTHING;\n",
         partial(
             test_books.test_a_row_that_another_call_writes_at_the_same_moment_is_the_order_s_end,
             beside=Intent.CANCELLED,
@@ -299,8 +299,8 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "units are taken at a glance for rows alone that this call inserted",
         "decide",
-        "IF inserted < orders THEN",
-        "IF false THEN",
+        "ORDER BY o.id;  --",
+        "ORDER BY o.id ON CONFLICT DO NOTHING;  --",
         partial(
             test_books.test_a_row_that_another_call_writes_at_the_same_moment_is_the_order_s_end,
             beside=Intent.TAKE,
@@ -460,7 +460,7 @@ CONTROLS: list[tuple[str, str, str, str, Watch]] = [
     (
         "units return once",
         "cancel.sql",
-        "AND status = 'confirmed' FOR NO KEY",
+        "AND o.status = 'confirmed' FOR NO KEY",
         "FOR NO KEY",
         test_fulfilment.test_cancelling_returns_the_units_once_however_often_it_is_done,
     ),

@@ -1,11 +1,15 @@
 """Each migration may run while processes of the release before it work, and without rewriting a large table."""
 
+import dataclasses
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
+import redis
 from django.conf import settings
 from django.contrib.postgres.operations import (
     AddConstraintNotValid,
@@ -19,7 +23,11 @@ from django.db.migrations.operations.base import Operation
 from django.db.models.functions import Now
 from django.db.models.functions.math import Random
 
-from tests.builders import wait_until
+from shop import books, movements
+from shop.books import Intent, Question, Stock
+from shop.domain import Status
+from shop.movements import Movement
+from tests.builders import a_sku, an_order, wait_until
 
 #: Ran before anybody had orders.
 FIRST_RELEASE = ("0001_initial", "0002_append_only_ledger")
@@ -131,6 +139,32 @@ def test_the_models_have_no_change_without_a_migration() -> None:
     from django.core.management import call_command
 
     call_command("makemigrations", "--check", "--dry-run", verbosity=0)
+
+
+def test_orders_and_requests_from_before_are_there_once_afterwards(client: "redis.Redis") -> None:
+    from django.core.management import call_command
+
+    sku = a_sku(stock=10)
+    order, request = an_order((sku, 3)), str(uuid.uuid4())
+    copy = msgspec.structs.replace(order, accepted_at_ms=order.accepted_at_ms + 1)
+    before = books.decide([Question(order=order, intent=Intent.TAKE)]).outcomes
+    made = moved(client, sku, request)
+
+    call_command("migrate", "shop", "0005", verbosity=0)
+    call_command("migrate", verbosity=0)
+
+    assert books.decide([Question(order=copy, intent=Intent.FAILED)]).outcomes == before
+    assert moved(client, sku, request) == dataclasses.replace(made, fresh=False)
+    assert books.stock_of([sku]) == {sku: Stock(version=3, free=12)}
+    books.cancel(order.id)
+    assert books.recorded([order.id])[order.id].status is Status.CANCELLED
+
+
+def moved(client: "redis.Redis", sku: str, request: str) -> Movement:
+    """A delivery of five units, made or found."""
+    found = movements.move(client=client, request=request, by="shop", sku=sku, delta=5, reason="count")
+    assert isinstance(found, Movement)
+    return found
 
 
 def state_of(index: str) -> tuple[bool, str]:

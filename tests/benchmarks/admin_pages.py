@@ -27,7 +27,9 @@ WITH made AS (
            'PO-' || n, md5(n::text),
            now() - (%(all)s - n) * interval '1 second', now() - (%(all)s - n) * interval '1 second'
     FROM generate_series(%(first)s::int, %(last)s::int) AS n
-    RETURNING id, status, accepted_at
+    RETURNING id, status, fingerprint, accepted_at
+), taken AS (
+    INSERT INTO shop_orderidentity (id, fingerprint, accepted_at) SELECT id, fingerprint, accepted_at FROM made
 ), line AS (
     INSERT INTO shop_orderline (order_id, position, sku, quantity)
     SELECT md5('stored' || n)::uuid, p, 'sku-' || lpad(((p * (n * 617 + p * 331)) %% 1000)::text, 6, '0'), 1
@@ -76,7 +78,9 @@ def fill(system: Reserva, orders: int) -> None:
     for first in range(1, orders + 1, FILL_BATCH):
         last = min(orders, first + FILL_BATCH - 1)
         system.database.execute(FILL, {"first": first, "last": last, "all": orders})
-    system.database.execute("VACUUM (ANALYZE) shop_order, shop_orderline, shop_stockmovement, shop_product")
+    system.database.execute(
+        "VACUUM (ANALYZE) shop_order, shop_orderidentity, shop_orderline, shop_stockmovement, shop_product"
+    )
     system.database.execute("CHECKPOINT")
 
 

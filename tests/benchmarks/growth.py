@@ -35,6 +35,9 @@ WITH made AS (
     SELECT md5('stored' || n)::uuid, 'stored', 'confirmed', md5(n::text),
            now() - interval '2 days', now() - interval '2 days'
     FROM generate_series(%(first)s::int, %(last)s::int) AS n
+    RETURNING id, fingerprint, accepted_at
+), taken AS (
+    INSERT INTO shop_orderidentity (id, fingerprint, accepted_at) SELECT id, fingerprint, accepted_at FROM made
 ), line AS (
     INSERT INTO shop_orderline (order_id, position, sku, quantity)
     SELECT md5('stored' || n)::uuid, p, 'sku-' || lpad(((n * 617 + p * 331) %% 1000)::text, 6, '0'), 1
@@ -76,7 +79,9 @@ def fill(system: Reserva, stored: int, size: int) -> None:
             pipeline.decrby(keys.stock(sku), units)
         pipeline.execute()
     # As autovacuum and the checkpointer would have left them by now.
-    system.database.execute("VACUUM (ANALYZE) shop_order, shop_orderline, shop_stockmovement, shop_product")
+    system.database.execute(
+        "VACUUM (ANALYZE) shop_order, shop_orderidentity, shop_orderline, shop_stockmovement, shop_product"
+    )
     system.database.execute("CHECKPOINT")
 
 

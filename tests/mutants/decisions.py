@@ -5,6 +5,7 @@ from typing import Final
 from tests.mutants.mutant import Mutant
 
 DECIDE: Final = "shop/migrations/0006_decide.sql"
+MIGRATION: Final = "shop/migrations/0006_decide_in_postgresql.py"
 
 MUTANTS: Final = (
     Mutant(
@@ -81,17 +82,43 @@ MUTANTS: Final = (
     ),
     Mutant(
         promise="An order is decided once",
-        name="a call that did not insert all its orders takes nothing at a glance",
+        name="an order's id is taken once, whenever its copies were accepted",
+        file=MIGRATION,
+        text='("id", models.UUIDField(primary_key=True, serialize=False)),',
+        instead='("pk", models.CompositePrimaryKey("id", "accepted_at")), ("id", models.UUIDField()),',
+        tests=(
+            "tests/test_books.py::test_a_row_that_another_call_writes_at_the_same_moment_is_the_order_s_end",
+        ),
+    ),
+    Mutant(
+        promise="An order is decided once",
+        name="a call that meets an id that is taken takes nothing at a glance",
         file=DECIDE,
-        text="IF inserted < orders THEN",
-        instead="IF false THEN",
+        text="ORDER BY o.id;  --",
+        instead="ORDER BY o.id ON CONFLICT DO NOTHING;  --",
         tests=("tests/test_fulfilment.py::test_the_same_order_given_to_many_workers_counts_once",),
+    ),
+    Mutant(
+        promise="An order is decided once",
+        name="an order is looked for by its id, whenever its copy was accepted",
+        file=DECIDE,
+        text="JOIN shop_order AS s ON s.accepted_at = i.accepted_at AND s.id = i.id",
+        instead="JOIN shop_order AS s ON s.accepted_at = to_timestamp(accepted_ms[o.place] / 1000.0) AND s.id = i.id",
+        tests=("tests/test_books.py::test_a_copy_that_was_accepted_later_finds_the_order_that_is_there",),
+    ),
+    Mutant(
+        promise="An order is decided once",
+        name="ids of orders from before the migration are taken",
+        file=MIGRATION,
+        text="        migrations.RunSQL(IDENTITIES, migrations.RunSQL.noop),\n",
+        instead="",
+        tests=("tests/test_migrations.py::test_orders_and_requests_from_before_are_there_once_afterwards",),
     ),
     Mutant(
         promise="An order is decided once",
         name="a decision that met another one looks once more",
         file="shop/books.py",
-        text="if not tries_left or not isinstance(error.__cause__, SerializationFailure):",
+        text="if not _has_met_another(error):",
         instead="if True:",
         tests=("tests/test_books.py::test_the_first_row_of_an_order_stands_and_the_second_writer_learns_it",),
     ),
@@ -228,9 +255,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a request moves stock once",
-        file="shop/migrations/0001_initial.py",
-        text="fields=('request',), name='movement_request_once'",
-        instead="fields=('id', 'request'), name='movement_request_once'",
+        file=MIGRATION,
+        text='("request", models.UUIDField(primary_key=True, serialize=False)),',
+        instead='("pk", models.CompositePrimaryKey("request", "movement_id")), ("request", models.UUIDField()),',
         tests=("tests/test_products_api.py::test_fifty_copies_of_one_movement_count_once",),
     ),
     Mutant(
@@ -254,7 +281,7 @@ MUTANTS: Final = (
     Mutant(
         promise="A PostgreSQL that went back",
         name="another timeline is no continuation",
-        file="shop/migrations/0006_decide_in_postgresql.py",
+        file=MIGRATION,
         text="left(pg_walfile_name(pg_current_wal_lsn()), 8)",
         instead="'00000001'",
         tests=(

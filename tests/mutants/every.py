@@ -23,7 +23,7 @@ LISTED: Final = tuple(
 PINNED: Final = (
     "PostgreSQL's constraint keeps a movement from what is confirmed",
     "who waits looks again when it may have missed something",
-    "a call that did not insert all its orders takes nothing at a glance",
+    "a call that meets an id that is taken takes nothing at a glance",
     "orders of one call share a lock",
     "counters are written by the thousand",
 )
