@@ -365,21 +365,22 @@ def as_owner(role: str, statement: str) -> None:
     executed(f"SET ROLE {role}")
 
 
+@pytest.mark.parametrize("table", ["shop_order", "shop_orderidentity"])
 def test_what_postgresql_refuses_is_named_and_costs_no_order_anything(
-    role: str, client: "redis.Redis"
+    role: str, client: "redis.Redis", table: str
 ) -> None:
     assert postgres_permissions.lacking(Process.WORKER) == []
     executed("RESET ROLE")
     (order,) = accepted(client, an_order((a_sku(stock=10), 1)))
-    as_owner(role, f"REVOKE INSERT ON shop_order FROM {role}")
+    as_owner(role, f"REVOKE INSERT ON {table} FROM {role}")
 
     (problem,) = postgres_permissions.lacking(Process.WORKER)
     for _ in range(3):
-        with pytest.raises(StoreUnavailable, match="permission denied for table shop_order"):
+        with pytest.raises(StoreUnavailable, match=f"permission denied for table {table}"):
             fulfilment.fulfil([order], client=client, rules=Rules(max_attempts=1))
-    as_owner(role, f"GRANT INSERT ON shop_order TO {role}")
+    as_owner(role, f"GRANT INSERT ON {table} TO {role}")
 
-    assert problem.startswith(f"PostgreSQL: role `{role}` may not INSERT on shop_order: ")
+    assert problem.startswith(f"PostgreSQL: role `{role}` may not INSERT on {table}: ")
     assert fulfilment.fulfil([order], client=client) == {order.id: Status.CONFIRMED}
 
 
