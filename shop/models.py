@@ -107,9 +107,8 @@ class OrderIdentity(models.Model):
 
 def with_ids(orders: models.QuerySet[Order], ids: Iterable[Any]) -> models.QuerySet[Order]:
     """Those of these orders that have one of the ids."""
-    wanted = list(ids)
-    moments = OrderIdentity.objects.filter(pk__in=wanted).values("accepted_at")
-    return orders.filter(accepted_at__in=moments, pk__in=wanted)
+    same = {"pk": models.OuterRef("pk"), "accepted_at": models.OuterRef("accepted_at")}
+    return orders.filter(models.Exists(OrderIdentity.objects.filter(pk__in=list(ids), **same)))
 
 
 class OrderLine(models.Model):
