@@ -6,10 +6,10 @@ published anew.
 Everything is safe to repeat. Best done before web processes and workers start; while orders flow it does no harm.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from time import sleep
 from typing import Any
 
 import msgspec
@@ -152,7 +152,7 @@ def _book(
         decided = books.decide([_question(each) for each in batch]).outcomes
         blocked = [each for each in batch if isinstance(decided[each.order.id], Blocked)]
         if blocked:
-            time.sleep(BLOCKED_WAIT_S)
+            sleep(BLOCKED_WAIT_S)
         for each in batch:
             match decided[each.order.id]:
                 case Recorded(status=each.end):

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from django.db.models import F
 from structlog.testing import capture_logs
 
 import tasks.maintenance
-from shop import books, continuity, fulfilment, keys, movements, stock, sweeper
+from shop import books, continuity, fulfilment, keys, movements, recovery, stock, sweeper
 from shop.domain import Order, Status
 from shop.fulfilment import fulfil
 from shop.models import History, Product
@@ -25,6 +26,7 @@ from tests.builders import (
     an_order,
     assert_at_rest,
     free_in_redis,
+    row_held,
     status_in_books,
     status_in_redis,
     wait_until,
@@ -251,6 +253,24 @@ def test_a_recovery_that_a_store_stops_is_asked_for_again_by_the_next_sweep(clie
     assert maintenance_tasks(client) == [continuity.FOLLOW_TASK] * 2
     tasks.maintenance.follow()
     assert status_in_books(order) == "confirmed"
+
+
+def test_an_order_whose_product_row_somebody_holds_is_booked_when_that_is_free(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sku = a_sku(stock=10)
+    (order,) = accepted(client, an_order((sku, 8)))
+    fulfil([order], client=client)
+    goes_back(order)
+
+    with ExitStack() as somebody:
+        somebody.enter_context(row_held(sku))
+        monkeypatch.setattr(recovery, "sleep", lambda _: somebody.close())  # that long the recovery waits
+        done = continuity.follow_anew(client)
+
+    assert (done.booked, done.differences) == (1, [])
+    assert status_in_books(order) == "confirmed"
+    assert_at_rest(client)
 
 
 # --- stock movements -----------------------------------------------------------------------------------

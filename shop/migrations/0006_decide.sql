@@ -131,7 +131,7 @@ BEGIN
                     free[place] := free[place] - line_units[line];
                     is_sold[place] := true;
                 END LOOP;
-            ELSIF intents[at] = 'book' THEN
+            ELSIF intents[at] = 'book' AND verdict <> 'blocked' THEN
                 verdict := 'again';
             ELSIF verdict IN ('unknown', 'rejected') THEN
                 reasons[at] := (

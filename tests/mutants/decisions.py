@@ -270,6 +270,16 @@ MUTANTS: Final = (
     ),
     Mutant(
         promise="A PostgreSQL that went back",
+        name="an order that is to be booked again waits for a row that somebody holds",
+        file=DECIDE,
+        text="ELSIF intents[at] = 'book' AND verdict <> 'blocked' THEN",
+        instead="ELSIF intents[at] = 'book' THEN",
+        tests=(
+            "tests/test_continuity.py::test_an_order_whose_product_row_somebody_holds_is_booked_when_that_is_free",
+        ),
+    ),
+    Mutant(
+        promise="A PostgreSQL that went back",
         name="a PostgreSQL that is no continuation decides nothing",
         file=DECIDE,
         text="IF NOT shop_continues(followed) THEN",
