@@ -15,7 +15,6 @@
 #define FAULTS 1     /* so many in one run: deaths, lost replies, messages lost or repeated, unavailable stores */
 #define ROLLBACKS 0  /* so often Redis goes back to how it was when both orders had just been accepted */
 #define PGBACK 0     /* so often PostgreSQL goes back: to before A's cancellation, or before all; a delivery comes, if no client cancels */
-#define IDENTITY 0   /* 1: settling refuses what was read before PostgreSQL went back. Designed, not built */
 #define CANCELS 0    /* 1: a client cancels A, at any moment */
 #define READS 0      /* 1: a client reads A, at any moment, also from PostgreSQL */
 #define POISON 0     /* 1: A kills every worker that has reserved for it */
@@ -48,6 +47,8 @@ mtype = {
   version_ignored,        /* ... or shows it though Redis has a newer version */
   old_settle_ignored,     /* ... or leaves the counter as it is then, though this order may have taken units since */
   no_epoch,               /* nobody makes the versions old of a PostgreSQL that went back */
+  late_epoch,             /* ... or only when its orders are what was shown: more is shown meanwhile */
+  history_ignored,        /* settling shows what was read before PostgreSQL went back */
   backwards,              /* settling shows whatever its worker believes */
   end_replaced,           /* a cancellation replaces a rejection, though a client may have read it */
   cancelled_twice         /* an order that is cancelled can be cancelled */
@@ -89,7 +90,6 @@ byte head;                     /* the order that is first in the queue, where th
 byte hand[4];                  /* the order that each worker, the recovery and the delivery have in hand */
 bit begun[4];                  /* it has counted an attempt, and is at work on it */
 bit inside[4];                 /* it has locked and not settled it: no two are to be there at a time */
-bit informed[4];               /* it has read PostgreSQL, and not settled */
 byte faults = FAULTS, rollbacks = ROLLBACKS, pgback = PGBACK;
 bit recovering;                /* PostgreSQL went back, and the recovery is not done */
 bit reported[3];               /* ... which could not book the order again: its units are sold */
@@ -168,7 +168,7 @@ inline publish(s) {
 
 #define replaced(end) (end == confirmed || (MUTANT == end_replaced && (end == rejected || end == failed)))
 
-#define is_foreign (IDENTITY && history_read != epoch)
+#define is_foreign (history_read != epoch && MUTANT != history_ignored)
 
 /* What stopped it was not the order's fault: its attempt is not counted, once. */
 inline forgive() {
@@ -207,7 +207,6 @@ inline count(each, s, delta) {
 
 /* The SKUs of one order change together: one version and one number of units, sold less delivered, say it for both. */
 inline read_stock() {
-  informed[me] = 1; history_read = history;
   if
   :: wants(o, X) -> version_read = version[X]; gone = sold[X] - delivered
   :: else -> version_read = version[Y]; gone = sold[Y] - delivered
@@ -243,7 +242,7 @@ inline decide() {
      :: else -> write(decided)
      fi
   fi;
-  read_stock();
+  history_read = history; read_stock();
   printf("PostgreSQL decides order %d for worker %d: %e %e\n", o, me, decided, reply)
 }
 
@@ -261,7 +260,7 @@ inline cancel_in_books() {
 /* ---- A worker: workers/transport.py, tasks/orders.py, shop/fulfilment.py ---- */
 
 inline forget() {
-  o = 0; informed[me] = 0; reply = 0; decided = 0; version_read = 0; gone = 0; history_read = 0
+  o = 0; reply = 0; decided = 0; version_read = 0; gone = 0; history_read = 0
 }
 
 #define may_start(each) (message[each] && (!head || each == head || !message[head]))
@@ -320,7 +319,12 @@ reserving:
   if :: MUTANT == early_release -> atomic { settle() } :: else fi;
 
 deciding:
-  atomic { decide() };
+  atomic {
+    if
+    :: recovering -> printf("PostgreSQL went back, and decides nothing\n"); goto away
+    :: else -> decide()
+    fi
+  };
   if
   :: fault -> goto away       /* the reply was lost: nobody knows whether it was committed */
   :: fault -> goto died
@@ -331,7 +335,7 @@ deciding:
 cancel:
   atomic { !is_blocked(o) -> cancel_in_books() };
 reading:
-  atomic { decided = row[o]; history_read = history; informed[me] = 1 };
+  atomic { decided = row[o]; history_read = history };
   if :: decided :: !decided -> goto idle fi;
   atomic { read_stock() };
 settling:
@@ -340,7 +344,7 @@ settling:
   :: fault -> goto settling
   :: fault -> goto died
   :: atomic { reply == cancel_requested ->
-     reply = 0; decided = 0; version_read = 0; gone = 0; history_read = 0; informed[me] = 0; goto cancel }
+     reply = 0; decided = 0; version_read = 0; gone = 0; history_read = 0; goto cancel }
   :: reply == foreign_history -> goto away
   :: reply == settled && decided -> goto idle
   :: reply == settled && !decided -> goto busy
@@ -380,7 +384,6 @@ end:
   do
   :: atomic { due(A) -> message[A] = 1; printf("the sweeper enqueues order 1\n") }
   :: atomic { due(B) -> message[B] = 1; printf("the sweeper enqueues order 2\n") }
-  :: atomic { cancelling[A] && !open[A] && !row[A] -> cancelling[A] = 0; printf("the sweeper drops the cancellation of order 1\n") }
   od
 }
 
@@ -389,8 +392,7 @@ end:
 inline book() {
   if
   :: row[o]
-  :: !row[o] && decided == confirmed && !is_blocked(o) && !fits(o) -> reported[o] = 1
-  :: !row[o] && decided == confirmed && is_blocked(o)
+  :: !row[o] && decided == confirmed && !fits(o) -> reported[o] = 1
   :: else -> write(decided)
   fi;
   printf("the recovery books order %d as %e\n", o, decided)
@@ -401,11 +403,11 @@ inline compare(each) {
   atomic { o = each; decided = state[o] };
   atomic { found = row[o] };
   if
-  :: !found && decided != queued -> atomic { book() }
+  :: !found && decided != queued -> atomic { decided != confirmed || !is_blocked(o) -> book() }
   :: found == confirmed && decided == cancelled -> atomic { !is_blocked(o) -> cancel_in_books() }
   :: found && (decided == queued || (decided == confirmed && found == cancelled)) ->
      atomic { decided = row[o] };
-     if :: decided -> atomic { read_stock() }; atomic { settle() } :: else fi
+     if :: decided -> atomic { history_read = history; read_stock() }; atomic { settle() } :: else fi
   :: found && found != decided && decided != queued && !(found == confirmed && decided == cancelled) &&
      !(decided == confirmed && found == cancelled) -> reported[o] = 1
   :: (!found && decided == queued) || (found && found == decided)
@@ -426,10 +428,10 @@ proctype Recovery() {
 end:
   do
   :: recovering ->
-     if :: IDENTITY -> begin_epoch() :: else fi;  /* first: what is shown from now on is in PostgreSQL */
+     if :: MUTANT != late_epoch -> begin_epoch() :: else fi;  /* first: what is shown from now on is in PostgreSQL */
      compare(A); compare(B);
-     if :: !IDENTITY -> begin_epoch() :: else fi;
-     atomic { read_stock() };
+     if :: MUTANT == late_epoch -> begin_epoch() :: else fi;
+     atomic { history_read = history; read_stock() };
      atomic { settle(); recovering = 0; forget() }
   od
 }
@@ -456,9 +458,7 @@ inline accept_both() {
   if :: APART -> head = A :: else fi
 }
 
-/* Restoring takes longer than a batch may: where workers are prompt none has read before it and settles after it. */
-#define in_the_air (informed[0] || informed[1] || informed[3])
-#define may_go_back (pgback > 0 && !recovering && !(PROMPT && !IDENTITY && in_the_air))
+#define may_go_back (pgback > 0 && !recovering)
 
 inline books_go_back() {
   pgback--; recovering = 1; history++;
@@ -498,7 +498,10 @@ proctype Delivery() {
   bit mine;
   byte me = 3;
   o = A;
-  atomic { delivered = 1; version[X]++; version[Y]++; read_stock(); printf("a delivery: version %d\n", version_read) };
+  atomic {
+    !recovering -> delivered = 1; version[X]++; version[Y]++; history_read = history; read_stock();
+    printf("a delivery: version %d\n", version_read)
+  };
   atomic { settle(); forget() }
 }
 
