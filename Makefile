@@ -10,7 +10,7 @@ COMPILE := $(UV) pip compile --quiet --no-cache --universal --python-version 3.1
 
 # Tests wait a lot, so there are more processes than cores. Bytecode is kept, whatever the environment says: each of the many
 # processes that tests start would compile our packages anew.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
