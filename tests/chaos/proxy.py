@@ -49,6 +49,10 @@ class Trouble:
 NONE: Final = Trouble()
 
 
+#: Rounds of the loop in which a connection that is accepted gets its task, and one that is cut off is closed.
+ROUNDS = 10
+
+
 class FaultProxy:
     """Listens on `port` and passes everything on to a server, through whatever trouble it is told to make.
 
@@ -139,11 +143,16 @@ class FaultProxy:
     async def _close(self) -> None:
         if self._listener:
             self._listener.close()
+        # Who connected a moment ago has its task some rounds later, and what is cut off ends some rounds later.
+        for _ in range(ROUNDS):
+            await asyncio.sleep(0)
         await self._reset(lambda _: True)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(ROUNDS):
+            await asyncio.sleep(0)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
