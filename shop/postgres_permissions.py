@@ -21,7 +21,7 @@ from shop.models import (
     StockMovement,
 )
 from shop.redis_permissions import Process
-from shop.stores import rows
+from shop.stores import rows, store_faults
 
 _READS: Final = "SELECT"
 _ADDS: Final = "SELECT, INSERT"
@@ -71,14 +71,15 @@ def lacking(process: Process) -> list[str]:
         (_name(table), field.column) for table in tables for field in table._meta.local_concrete_fields
     ]
     found = defaultdict(list)
-    lacks = rows(
-        "privileges",
-        relations=[table for table, _ in rights],
-        privileges=[right for _, right in rights],
-        column_relations=[table for table, _ in columns],
-        columns=[column for _, column in columns],
-        functions=CALLED[process],
-    )
+    with store_faults():
+        lacks = rows(
+            "privileges",
+            relations=[table for table, _ in rights],
+            privileges=[right for _, right in rights],
+            column_relations=[table for table, _ in columns],
+            columns=[column for _, column in columns],
+            functions=CALLED[process],
+        )
     for kind, table, what, _ in lacks:
         found[kind].append(
             f"{what} on {table}" if kind == "privilege" else ".".join(filter(None, (table, what)))

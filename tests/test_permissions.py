@@ -496,3 +496,17 @@ def test_a_store_that_is_unavailable_keeps_no_process_from_starting(
         insist(process)
 
     assert "permissions in Redis could not be checked" in caplog.text
+
+
+def test_a_postgresql_that_is_away_keeps_no_process_from_starting(
+    postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection.close()
+    postgres_server.stop()
+    try:
+        insist(Process.WEB)
+        insist(Process.WORKER)
+    finally:
+        postgres_server.start()
+
+    assert caplog.text.count("permissions in PostgreSQL could not be checked") == 2
