@@ -63,10 +63,10 @@ MUTANTS: Final = (
     ),
     Mutant(
         promise="New orders leave the memory",
-        name="while memory is short, each order has it looked at",
+        name="intake resumes when memory is free",
         file="shop/redis_memory.py",
-        text="if not self._is_reached and monotonic() < self._fresh_until:",
-        instead="if monotonic() < self._fresh_until:",
+        text="if not self._is_reached and monotonic() < self._fresh_until:\n            return False",
+        instead="if monotonic() < self._fresh_until + 60 * self._is_reached:\n            return self._is_reached",
         tests=("tests/test_redis_memory.py::test_intake_resumes_with_the_first_order_after_memory_is_free",),
     ),
     Mutant(
