@@ -146,6 +146,7 @@ def _unbooked(remembered: list[Remembered], done: Recovery, client: TextRedis) -
 def _book(
     unbooked: Sequence[Remembered], done: Recovery, client: TextRedis, goes_on: Callable[[], None]
 ) -> None:
+    # A row that somebody holds is waited for. Were its order left out, its units could be sold to another one.
     while unbooked:
         goes_on()
         batch, rest = unbooked[:BOOK_BATCH], unbooked[BOOK_BATCH:]

@@ -354,8 +354,9 @@ def test_orders_that_nothing_can_be_done_for_are_parked_and_end_soon_after(
         attempts = Counter(client.hget(keys.order(order.id), "attempts") for order in orders)
         oldest_s = system_state.look(client).oldest_s
 
-    # Those count that the worker had in hand when it was killed.
-    assert attempts[None] + attempts["0"] >= 990
+    # One attempt counts of those that the worker had in hand when it was killed: less than ten were not parked then.
+    assert attempts.keys() <= {None, "0", "1"}
+    assert attempts["1"] < 10
     assert oldest_s is not None
     assert oldest_s > 1
     wait_until(have_ended(orders), timeout_s=10, what="the end of those that waited")
